@@ -1,0 +1,182 @@
+//! One tensor per set of readers: un-shares deduplicated constants, keeps tied weights tied.
+
+use super::model::{Axis, AxisId, Tensor, TensorId};
+use crate::canon::{Analysis, fold::constant_source, fold::identity_input};
+use crate::graph::{NodeId, ValueId};
+use crate::onnx::tensor;
+use crate::ops::{self, Refusal};
+use std::collections::{BTreeMap, HashMap};
+
+/// Longer axes are not tracked.
+pub const MAX_AXIS: usize = 1 << 20;
+
+/// Tensors and axes of a graph, and which tensor each slot sees.
+#[derive(Debug, Default)]
+pub struct Tensors {
+    /// All tensors.
+    pub tensors: Vec<Tensor>,
+    /// All tracked axes.
+    pub axes: Vec<Axis>,
+    /// Per node and input slot.
+    pub inputs: Vec<Vec<Option<TensorId>>>,
+    /// Per node and output slot.
+    pub outputs: Vec<Vec<Option<TensorId>>>,
+    /// The tensor of each value that is not a constant, and of constants without readers `None`.
+    pub by_value: HashMap<ValueId, TensorId>,
+    /// Constants that must stay whole, with the reason.
+    pub whole: Vec<(TensorId, String)>,
+    /// Per node: it only passes a constant on.
+    pub alias: Vec<bool>,
+}
+
+/// A reader of a constant: the value it names, the node, the slot, and the number of convolution groups there.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    value: ValueId,
+    node: NodeId,
+    slot: usize,
+    fold: usize,
+    weight: bool,
+}
+
+/// Builds the tensors of a graph.
+pub fn build(a: &Analysis) -> Tensors {
+    let g = a.graph;
+    let mut out = Tensors {
+        inputs: g.nodes.iter().map(|n| vec![None; n.inputs.len()]).collect(),
+        outputs: g.nodes.iter().map(|n| vec![None; n.outputs.len()]).collect(),
+        alias: vec![false; g.nodes.len()],
+        ..Tensors::default()
+    };
+    let mut constants: BTreeMap<ValueId, Vec<Reader>> = BTreeMap::new();
+    let mut exposed: HashMap<ValueId, String> = HashMap::new();
+    for (i, value) in g.values.iter().enumerate() {
+        let v = ValueId(i as u32);
+        let Some(source) = constant_source(g, v) else {
+            let t = out.push(a, v, None, value.name.clone(), value.readers.clone(), 1);
+            out.by_value.insert(v, t);
+            continue;
+        };
+        let readers = constants.entry(source).or_default();
+        for &(node, slot) in &value.readers {
+            if identity_input(g, node) == Some(v) {
+                out.alias[node.0 as usize] = true;
+                continue;
+            }
+            let rule = ops::rule(g.node(node).domain(), g.node(node).op_type());
+            let fold = rule.map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot));
+            let weight = rule.is_some_and(|r| r.weight_slots().contains(&slot));
+            readers.push(Reader { value: v, node, slot, fold, weight });
+        }
+        if value.is_output {
+            exposed.insert(source, "it is a graph output".into());
+        } else if let Some(n) = value.captured_by {
+            exposed.insert(source, format!("a subgraph of {} reads it", g.label(n)));
+        }
+    }
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    for n in &g.proto.node {
+        *names.entry(n.name()).or_default() += 1;
+    }
+    for (source, readers) in constants {
+        for (key, members) in partition(a, source, &readers, &names, exposed.contains_key(&source)) {
+            let Some(first) = members.first() else { continue };
+            let slots: Vec<_> = members.iter().map(|r| (r.node, r.slot)).collect();
+            let t = out.push(a, first.value, Some(source), key, slots.clone(), first.fold);
+            let proto = g.constant(source);
+            if let Some(why) = exposed.get(&source) {
+                out.whole.push((t, why.clone()));
+            } else if members.iter().any(|r| r.fold != first.fold) {
+                out.whole.push((t, "it is shared by convolutions with different groups".into()));
+            } else if proto.is_none_or(|p| tensor::elem_size(p.data_type()).is_none()) {
+                out.whole.push((t, "its element type cannot be cut".into()));
+            }
+            for (node, slot) in slots {
+                out.inputs[node.0 as usize][slot] = Some(t);
+            }
+        }
+    }
+    for (i, node) in g.nodes.iter().enumerate() {
+        for (slot, v) in node.inputs.iter().enumerate() {
+            if let Some(t) = v.and_then(|v| out.by_value.get(&v)) {
+                out.inputs[i][slot] = Some(*t);
+            }
+        }
+        for (slot, v) in node.outputs.iter().enumerate() {
+            out.outputs[i][slot] = v.and_then(|v| out.by_value.get(&v)).copied();
+        }
+    }
+    out
+}
+
+/// Divides the readers of a constant into those that see one tensor, each with its plan key.
+fn partition(
+    a: &Analysis,
+    source: ValueId,
+    readers: &[Reader],
+    names: &HashMap<&str, usize>,
+    exposed: bool,
+) -> Vec<(String, Vec<Reader>)> {
+    let g = a.graph;
+    let name = g.value(source).name.clone();
+    let tied = readers.iter().all(|r| r.weight && r.fold == readers[0].fold && g.op(r.node) == g.op(readers[0].node));
+    if readers.len() < 2 || tied || exposed {
+        return vec![(name, readers.to_vec())];
+    }
+    let mut parts: BTreeMap<String, Vec<Reader>> = BTreeMap::new();
+    for r in readers {
+        let read_as = g.value(r.value);
+        let node_name = g.node(r.node).name();
+        // The key must name this reader alone, in the words of the file.
+        let key = if r.value != source && read_as.readers.len() == 1 {
+            read_as.name.clone()
+        } else if !node_name.is_empty() && names.get(node_name) == Some(&1) {
+            format!("{}@{}", read_as.name, node_name)
+        } else {
+            // Unnamed nodes cannot be told apart: all readers stay together.
+            return vec![(name, readers.to_vec())];
+        };
+        parts.entry(key).or_default().push(*r);
+    }
+    parts.into_iter().collect()
+}
+
+impl Tensors {
+    fn push(
+        &mut self,
+        a: &Analysis,
+        value: ValueId,
+        source: Option<ValueId>,
+        key: String,
+        readers: Vec<(NodeId, usize)>,
+        fold: usize,
+    ) -> TensorId {
+        let id = TensorId(self.tensors.len() as u32);
+        let known = a.dims(source.unwrap_or(value));
+        let mut axes = Vec::new();
+        let mut dims = Vec::new();
+        for (axis, &(n, fixed)) in known.iter().flatten().enumerate() {
+            dims.push(n);
+            let fold = if axis == 1 { fold } else { 1 };
+            let len = n.saturating_mul(fold);
+            axes.push((fixed && len > 1 && len <= MAX_AXIS).then(|| {
+                self.axes.push(Axis { tensor: id, axis, len, fold });
+                AxisId(self.axes.len() as u32 - 1)
+            }));
+        }
+        let elem_type = source.and_then(|s| a.graph.constant(s)).map_or(0, |t| t.data_type());
+        self.tensors.push(Tensor { value, source, key, readers, dims, axes, elem_type });
+        id
+    }
+
+    /// Every tensor of a node, each once.
+    pub fn of_node(&self, node: NodeId) -> impl Iterator<Item = TensorId> + '_ {
+        let i = node.0 as usize;
+        self.inputs[i].iter().chain(&self.outputs[i]).copied().flatten()
+    }
+}
+
+/// A refusal for a graph that is too large to trace.
+pub fn too_large() -> Refusal {
+    Refusal("the graph has more than 2^31 channel indices".into())
+}

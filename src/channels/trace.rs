@@ -1,0 +1,245 @@
+//! Walks the graph once, lets every operator's rule speak, and settles what was left to choose.
+
+use super::atoms::Atoms;
+use super::model::{AxisId, Channels, TensorId};
+use super::tensors::{self, Tensors};
+use super::{groups, units};
+use crate::canon::Analysis;
+use crate::error::{Error, Result};
+use crate::graph::{NodeId, Origin, ValueId};
+use crate::ops::relate::{Contraction, Facts, In, Loc, Out, Relate};
+use crate::ops::{self, Refusal};
+use std::collections::{BTreeSet, HashSet};
+
+/// The trace's result, and what the rewriter needs besides.
+pub struct Trace {
+    /// Tensors, groups, pins and costs.
+    pub channels: Channels,
+    /// Which tensor each slot sees.
+    pub tensors: Tensors,
+    /// Where the oracle puts its zeros.
+    pub contractions: Vec<Contraction>,
+    /// Per node: it only passes a constant on, or is inside a channel shuffle.
+    pub skip: Vec<bool>,
+}
+
+struct Tracer<'a> {
+    a: &'a Analysis<'a>,
+    t: Tensors,
+    atoms: Atoms,
+    facts: Facts,
+}
+
+/// A node whose relation waits for a choice between alternatives.
+struct Waiting {
+    node: NodeId,
+    live: Vec<Vec<Loc>>,
+}
+
+/// Traces the channels of a graph.
+///
+/// # Errors
+/// [`Error::Usage`] when the graph has more than 2^31 channel indices.
+pub fn trace(a: &Analysis) -> Result<Trace> {
+    let t = tensors::build(a);
+    let atoms = Atoms::new(t.axes.iter().map(|x| x.len)).ok_or_else(|| Error::Usage(tensors::too_large().0))?;
+    let mut tracer = Tracer { a, t, atoms, facts: Facts::default() };
+    tracer.pin_ends();
+    let mut skip = tracer.t.alias.clone();
+    for s in &a.shuffles {
+        for n in s.nodes {
+            skip[n.0 as usize] = true;
+        }
+    }
+    tracer.relate_shuffles();
+    let mut waiting = Vec::new();
+    for &id in &a.graph.order {
+        if !skip[id.0 as usize] {
+            waiting.extend(tracer.relate(id, None));
+        }
+        tracer.pin_sizes_used_as_data(id);
+    }
+    for w in waiting {
+        let choice = tracer.best(&w);
+        tracer.relate(w.node, Some(choice));
+    }
+    let Tracer { t, mut atoms, facts, .. } = tracer;
+    let mut channels = groups::build(a, &t, &mut atoms, &facts);
+    units::build(a, &mut channels, &facts);
+    Ok(Trace { channels, tensors: t, contractions: facts.contractions, skip })
+}
+
+impl Tracer<'_> {
+    fn pin_tensor(&mut self, t: TensorId, node: Option<NodeId>, reason: &str) {
+        let why = self.atoms.reason(node, reason);
+        for axis in self.t.tensors[t.0 as usize].axes.clone().into_iter().flatten() {
+            self.atoms.pin(axis, why);
+        }
+    }
+
+    /// Graph inputs and outputs, values that subgraphs capture, and constants that must stay whole.
+    fn pin_ends(&mut self) {
+        for (i, v) in self.a.graph.values.iter().enumerate() {
+            let id = ValueId(i as u32);
+            let Some(&t) = self.t.by_value.get(&id) else { continue };
+            if matches!(v.origin, Origin::Input(_)) {
+                self.pin_tensor(t, None, &format!("graph input {:?}", v.name));
+            }
+            if v.is_output {
+                self.pin_tensor(t, None, &format!("graph output {:?}", v.name));
+            }
+            if matches!(v.origin, Origin::Sparse) {
+                self.pin_tensor(t, None, "a sparse initializer");
+            }
+            if let Some(n) = v.captured_by {
+                self.pin_tensor(t, Some(n), "a subgraph reads it");
+            }
+        }
+        for (t, why) in self.t.whole.clone() {
+            self.pin_tensor(t, None, &why);
+        }
+    }
+
+    fn relate_shuffles(&mut self) {
+        for s in &self.a.shuffles {
+            let (Some(&x), Some(&y)) = (self.t.by_value.get(&s.input), self.t.by_value.get(&s.output)) else { continue };
+            let (x, y) = (self.t.tensors[x.0 as usize].axes.clone(), self.t.tensors[y.0 as usize].axes.clone());
+            for (axis, (i, o)) in x.into_iter().zip(y).enumerate() {
+                let (Some(i), Some(o)) = (i, o) else { continue };
+                for k in 0..self.t.axes[o.0 as usize].len {
+                    let from = if axis == s.axis { s.perm.get(k).copied().unwrap_or(k) } else { k };
+                    self.atoms.union(i, from, o, k);
+                }
+            }
+            // The intermediate tensors are never cut as such.
+            for n in &s.nodes[..2] {
+                if let Some(t) = self.a.graph.output(*n, 0).and_then(|v| self.t.by_value.get(&v)).copied() {
+                    self.pin_tensor(t, Some(*n), "inside a channel shuffle");
+                }
+            }
+        }
+    }
+
+    /// Lets a node's rule speak. Returns the node when its relation has to wait for a choice.
+    fn relate(&mut self, id: NodeId, choice: Option<usize>) -> Option<Waiting> {
+        let node = self.a.graph.node(id);
+        let i = id.0 as usize;
+        let rule = match (&self.a.refusals[i], ops::rule(node.domain(), node.op_type())) {
+            (Some(r), _) => Err(r.clone()),
+            (None, None) => Err(Refusal("this operator has no rule".into())),
+            (None, Some(rule)) => Ok(rule),
+        };
+        let facts_before = self.facts.lens();
+        let mut r = Relate {
+            cx: self.a.cx(id, 0, &[]),
+            other: self.a.cx(id, 1, &[]),
+            choice,
+            alternatives: Vec::new(),
+            inputs: &self.t.inputs[i],
+            outputs: &self.t.outputs[i],
+            tensors: &self.t.tensors,
+            axes: &self.t.axes,
+            atoms: &mut self.atoms,
+            facts: &mut self.facts,
+            touched: BTreeSet::new(),
+        };
+        let outcome = rule.and_then(|rule| rule.relate(&mut r));
+        let (touched, live) = (std::mem::take(&mut r.touched), std::mem::take(&mut r.alternatives));
+        match outcome {
+            Err(Refusal(reason)) => {
+                self.facts.truncate(facts_before);
+                let all: Vec<TensorId> = self.t.of_node(id).collect();
+                for t in all {
+                    self.pin_tensor(t, Some(id), &reason);
+                }
+                None
+            }
+            Ok(()) if !live.is_empty() => Some(Waiting { node: id, live }),
+            Ok(()) => {
+                self.pin_untouched(id, &touched);
+                None
+            }
+        }
+    }
+
+    /// An axis that the rule did not mention stays whole.
+    fn pin_untouched(&mut self, id: NodeId, touched: &BTreeSet<Loc>) {
+        let i = id.0 as usize;
+        let slots = (0..self.t.inputs[i].len()).map(|s| (self.t.inputs[i][s], true, s));
+        let slots = slots.chain((0..self.t.outputs[i].len()).map(|s| (self.t.outputs[i][s], false, s)));
+        let mut pins: Vec<AxisId> = Vec::new();
+        for (t, is_input, s) in slots {
+            let Some(t) = t else { continue };
+            for (a, axis) in self.t.tensors[t.0 as usize].axes.iter().enumerate() {
+                let loc = if is_input { In(s, a) } else { Out(s, a) };
+                if !touched.contains(&loc) {
+                    pins.extend(axis);
+                }
+            }
+        }
+        if !pins.is_empty() {
+            let why = self.atoms.reason(Some(id), "this operator does not carry channels along this axis");
+            for p in pins {
+                self.atoms.pin(p, why);
+            }
+        }
+    }
+
+    /// A size that ends up as data (a divisor, a graph output, an index) must not change.
+    fn pin_sizes_used_as_data(&mut self, id: NodeId) {
+        let g = self.a.graph;
+        let node = g.node(id);
+        let vals = &self.a.lanes[0].vals;
+        let folded = g.output(id, 0).is_some_and(|v| self.a.lanes.iter().all(|l| l.vals[v.0 as usize].is_some()));
+        let size_slots = ops::rule(node.domain(), node.op_type()).map_or(&[][..], |r| r.size_slots());
+        let mut pins: HashSet<(ValueId, usize)> = HashSet::new();
+        for slot in 0..node.input.len() {
+            if let Some(val) = g.input(id, slot).and_then(|v| vals[v.0 as usize].as_ref())
+                && !folded
+                && !size_slots.contains(&slot)
+            {
+                pins.extend(val.all_deps());
+            }
+        }
+        for v in g.nodes[id.0 as usize].outputs.iter().flatten() {
+            let value = g.value(*v);
+            if let Some(val) = &vals[v.0 as usize]
+                && (value.is_output || value.captured_by.is_some())
+            {
+                pins.extend(val.all_deps());
+            }
+        }
+        let mut pins: Vec<_> = pins.into_iter().collect();
+        pins.sort_unstable();
+        for (v, axis) in pins {
+            let Some(t) = self.t.by_value.get(&v) else { continue };
+            if let Some(axis) = self.t.tensors[t.0 as usize].axes.get(axis).copied().flatten() {
+                let why = self.atoms.reason(Some(id), "the size of this axis is used as a value");
+                self.atoms.pin(axis, why);
+            }
+        }
+    }
+
+    /// The alternative that leaves most channels free.
+    fn best(&mut self, w: &Waiting) -> usize {
+        let i = w.node.0 as usize;
+        let mut best = (0, 0);
+        for (k, locs) in w.live.iter().enumerate() {
+            let mut free = 0;
+            for &loc in locs {
+                let (t, axis) = match loc {
+                    In(s, a) => (self.t.inputs[i].get(s), a),
+                    Out(s, a) => (self.t.outputs[i].get(s), a),
+                };
+                let tensor = t.copied().flatten().and_then(|t| self.t.tensors.get(t.0 as usize));
+                if let Some(id) = tensor.and_then(|t| t.axes.get(axis).copied().flatten()) {
+                    free += self.atoms.free_on(id);
+                }
+            }
+            if free > best.1 {
+                best = (k, free);
+            }
+        }
+        best.0
+    }
+}

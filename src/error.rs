@@ -1,0 +1,53 @@
+//! The library's error type. Every variant names where the problem is and, where there is one, the way out.
+
+use crate::onnx::OnnxError;
+use std::path::PathBuf;
+
+/// What can go wrong between an ONNX file and its pruned copy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading or writing the file failed, or a tensor in it is malformed.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// The graph is not a well-formed directed acyclic graph.
+    #[error("{path}: invalid graph: {message}", path = path.display())]
+    Graph {
+        /// The model file.
+        path: PathBuf,
+        /// What is wrong, with node and tensor names.
+        message: String,
+    },
+    /// The request contradicts itself or cannot be met for this model.
+    #[error("{0}")]
+    Usage(String),
+    /// A plan file does not fit the model.
+    #[error("plan does not fit the model: {0}")]
+    Plan(String),
+    /// The tool's own consistency checks failed; no file is written.
+    #[error("internal check failed: {0}; no file was written, please report this model")]
+    Internal(String),
+    /// A runtime could not load or run a model.
+    #[error("{runtime} could not run the model: {message}")]
+    Runtime {
+        /// Name of the runtime.
+        runtime: &'static str,
+        /// Its own words.
+        message: String,
+    },
+    /// The pruned model does not compute what it must.
+    #[error(
+        "verification failed: output {output:?} of the pruned model differs from the masked original by {difference:.3e} \
+         (relative; at most {tolerance:.0e} is accepted); no file was written, please report this model"
+    )]
+    Verify {
+        /// The graph output.
+        output: String,
+        /// `max|a-b| / max(1, max|b|)`.
+        difference: f64,
+        /// The accepted difference.
+        tolerance: f64,
+    },
+}
+
+/// The library's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,74 @@
+//! What follows a value: the activation of a Conv→BN→Act chain.
+
+use super::Activation;
+use crate::canon::Analysis;
+use crate::graph::{NodeId, ValueId, is_default_domain};
+use crate::ops::cx::NodeCx;
+
+/// The activation that a node applies to its first input, if it is one.
+pub fn of_node(cx: &NodeCx) -> Option<Activation> {
+    if !is_default_domain(cx.node.domain()) {
+        return None;
+    }
+    let bound = |slot: usize, name: &str, default: f64| {
+        if cx.has(slot) {
+            cx.val(slot).and_then(|v| v.data.first().copied())
+        } else {
+            Some(cx.float(name, default as f32))
+        }
+    };
+    Some(match cx.node.op_type() {
+        "Relu" => Activation::Relu,
+        "LeakyRelu" => Activation::LeakyRelu(cx.float("alpha", 0.01)),
+        "Clip" => Activation::Clip(bound(1, "min", f64::from(f32::MIN))?, bound(2, "max", f64::from(f32::MAX))?),
+        "Sigmoid" => Activation::Sigmoid,
+        "HardSigmoid" => {
+            Activation::HardSigmoid { alpha: cx.float("alpha", 0.2), beta: cx.float("beta", 0.5) }
+        }
+        "HardSwish" => Activation::HardSwish,
+        "Tanh" => Activation::Tanh,
+        "Gelu" if cx.string("approximate").unwrap_or("none") == "none" => Activation::Gelu,
+        "Elu" => Activation::Elu(cx.float("alpha", 1.0)),
+        "Softplus" => Activation::Softplus,
+        "Mish" => Activation::Mish,
+        "Identity" | "Dropout" => Activation::Identity,
+        _ => return None,
+    })
+}
+
+/// The nodes and the activation that follow a value at once: one activation node, `x·Sigmoid(x)`, or none.
+pub fn activation_nodes(a: &Analysis, value: ValueId) -> (Activation, Vec<NodeId>) {
+    let g = a.graph;
+    let v = g.value(value);
+    if let [(node, 0)] = v.readers.as_slice()
+        && !v.is_output
+        && let Some(act) = of_node(&a.cx(*node, 0, &[]))
+    {
+        return (act, vec![*node]);
+    }
+    if let [(p, _), (q, _)] = v.readers.as_slice()
+        && !v.is_output
+    {
+        for (gate, product) in [(*p, *q), (*q, *p)] {
+            let silu = g.node(gate).op_type() == "Sigmoid"
+                && g.node(product).op_type() == "Mul"
+                && g.output(gate, 0).is_some_and(|s| (0..2).any(|i| g.input(product, i) == Some(s)));
+            if silu {
+                return (Activation::Silu, vec![gate, product]);
+            }
+        }
+    }
+    let linear = !v.is_output
+        && v.readers.iter().all(|(n, _)| {
+            matches!(
+                g.node(*n).op_type(),
+                "Conv" | "ConvTranspose" | "Gemm" | "Add" | "Concat" | "AveragePool" | "GlobalAveragePool" | "MaxPool"
+            )
+        });
+    (if linear { Activation::Identity } else { Activation::Unknown }, Vec::new())
+}
+
+/// The activation that follows a value.
+pub fn activation_after(a: &Analysis, value: ValueId) -> Activation {
+    activation_nodes(a, value).0
+}

@@ -1,0 +1,126 @@
+//! The one place for an operator's channel semantics.
+//!
+//! A rule says, once and symmetrically, which indices of a node's axes live and die together ([`OpRule::relate`]), what
+//! its output shapes are ([`OpRule::infer`]), and what else must change in the node when channels leave
+//! ([`OpRule::patch`]). An operator is added in one file: one impl, one line in [`RULES`], one case of the commute test.
+//! An operator without a rule pins every axis that it touches.
+
+pub mod activation;
+pub mod chain;
+pub mod conv;
+pub mod cx;
+pub mod elementwise;
+pub mod linear;
+pub mod misc;
+pub mod movement;
+pub mod norm;
+pub mod patch;
+pub mod pool;
+pub mod reduce;
+pub mod relate;
+pub mod reshape;
+pub mod resize;
+pub mod select;
+
+pub use activation::Activation;
+pub use cx::{Answer, NodeCx, Refusal};
+pub use patch::Patch;
+pub use relate::{Loc, Relate};
+
+use crate::graph::is_default_domain;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// Output shapes; `None` where a shape is not known.
+pub type Shapes = Vec<Option<Vec<usize>>>;
+
+/// The channel semantics of one operator.
+pub trait OpRule: Sync {
+    /// Output shapes under one assignment of the dynamic dimensions.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the shapes cannot be told; the outputs are then unknown and the node pins.
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes>;
+
+    /// States which indices live and die together. An axis that the rule does not mention is pinned.
+    ///
+    /// # Errors
+    /// A [`Refusal`] pins all axes of the node with its reason.
+    fn relate(&self, r: &mut Relate) -> Answer<()>;
+
+    /// Changes what the node must say when channels leave: attributes, and constants that count channels.
+    ///
+    /// # Errors
+    /// A [`Refusal`] stops the rewrite before a file is written.
+    fn patch(&self, _p: &mut Patch) -> Answer<()> {
+        Ok(())
+    }
+
+    /// Input slots that hold layer weights: a constant that several nodes read there is really shared, not deduplicated.
+    fn weight_slots(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Input slots that hold sizes, which [`OpRule::patch`] keeps right when channels leave.
+    fn size_slots(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Number of convolution groups over which the second axis of the weight in `slot` runs.
+    fn fold(&self, _cx: &NodeCx, _slot: usize) -> usize {
+        1
+    }
+}
+
+/// Every operator that has a rule. The order does not matter; names are unique.
+pub static RULES: &[(&[&str], &dyn OpRule)] = &[
+    (conv::CONV, &conv::Conv),
+    (conv::CONV_TRANSPOSE, &conv::ConvTranspose),
+    (linear::GEMM, &linear::Gemm),
+    (linear::MATMUL, &linear::MatMul),
+    (norm::BATCH_NORM, &norm::BatchNormalization),
+    (norm::INSTANCE_NORM, &norm::InstanceNormalization),
+    (norm::LAYER_NORM, &norm::LayerNormalization),
+    (norm::GROUP_NORM, &norm::GroupNormalization),
+    (norm::AXIS_NORM, &norm::AxisNormalization),
+    (norm::LRN, &norm::Lrn),
+    (elementwise::UNARY, &elementwise::Unary),
+    (elementwise::DROPOUT, &elementwise::Dropout),
+    (elementwise::BROADCAST, &elementwise::Broadcast),
+    (elementwise::QUANTIZE, &elementwise::Quantize),
+    (pool::POOL, &pool::Pool),
+    (pool::GLOBAL_POOL, &pool::GlobalPool),
+    (reduce::REDUCE, &reduce::Reduce),
+    (reduce::ARG, &reduce::Arg),
+    (reduce::CUMSUM, &reduce::CumSum),
+    (select::CONCAT, &select::Concat),
+    (select::SPLIT, &select::Split),
+    (select::SLICE, &select::Slice),
+    (select::GATHER, &select::Gather),
+    (select::PAD, &select::Pad),
+    (movement::TRANSPOSE, &movement::Transpose),
+    (movement::SQUEEZE, &movement::Squeeze),
+    (movement::UNSQUEEZE, &movement::Unsqueeze),
+    (movement::EXPAND, &movement::Expand),
+    (movement::TILE, &movement::Tile),
+    (movement::DEPTH_TO_SPACE, &movement::DepthToSpace),
+    (movement::SPACE_TO_DEPTH, &movement::SpaceToDepth),
+    (reshape::RESHAPE, &reshape::Reshape),
+    (reshape::FLATTEN, &reshape::Flatten),
+    (resize::RESIZE, &resize::Resize),
+    (resize::UPSAMPLE, &resize::Upsample),
+    (misc::SHAPE, &misc::Shape),
+    (misc::CONSTANT, &misc::Constant),
+    (misc::CONSTANT_OF_SHAPE, &misc::ConstantOfShape),
+    (misc::RANGE, &misc::Range),
+];
+
+/// The rule of an operator of the default domain.
+pub fn rule(domain: &str, op_type: &str) -> Option<&'static dyn OpRule> {
+    static INDEX: OnceLock<HashMap<&'static str, &'static dyn OpRule>> = OnceLock::new();
+    if !is_default_domain(domain) {
+        return None;
+    }
+    let index = INDEX.get_or_init(|| RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule))).collect());
+    index.get(op_type).copied()
+}

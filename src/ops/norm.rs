@@ -1,0 +1,173 @@
+//! Normalisations. Those whose statistic runs over an axis pin it: removing a channel would change the statistic.
+
+use super::cx::{Answer, NodeCx, norm_axes};
+use super::relate::{In, Out, Relate};
+use super::{OpRule, Shapes};
+use crate::channels::model::Role;
+use crate::refuse;
+
+pub const BATCH_NORM: &[&str] = &["BatchNormalization"];
+pub const INSTANCE_NORM: &[&str] = &["InstanceNormalization"];
+pub const LAYER_NORM: &[&str] = &["LayerNormalization", "RMSNormalization"];
+pub const GROUP_NORM: &[&str] = &["GroupNormalization"];
+pub const AXIS_NORM: &[&str] = &["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "MeanVarianceNormalization"];
+pub const LRN: &[&str] = &["LRN"];
+
+const STATISTIC: &str = "the normalisation's statistic runs over this axis; removing an index would change it";
+
+/// Per-channel affine map (inference), or statistics over all other axes (training mode).
+pub struct BatchNormalization;
+/// Statistics per sample and channel.
+pub struct InstanceNormalization;
+/// Statistics over the trailing axes.
+pub struct LayerNormalization;
+/// Statistics over groups of channels.
+pub struct GroupNormalization;
+/// Softmax and kin: statistics along named axes.
+pub struct AxisNormalization;
+/// Local response over neighbouring channels.
+pub struct Lrn;
+
+impl OpRule for BatchNormalization {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        let x = cx.shape(0)?;
+        let channels = if x.len() < 2 { 1 } else { x[1] };
+        let mut out = vec![Some(x.to_vec())];
+        out.resize(cx.n_outputs().max(1), Some(vec![channels]));
+        Ok(out)
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        let x = r.cx.shape(0)?;
+        if x.len() < 2 || r.cx.int("spatial", 1) != 1 {
+            refuse!("input of rank {} or per-position statistics (spatial = 0)", x.len());
+        }
+        let training = r.cx.int("training_mode", 0) != 0;
+        for a in (0..x.len()).filter(|&a| a != 1) {
+            if training {
+                r.pin(In(0, a), STATISTIC);
+                r.pin(Out(0, a), STATISTIC);
+            } else {
+                r.tie(In(0, a), Out(0, a))?;
+            }
+        }
+        r.tie(In(0, 1), Out(0, 1))?;
+        for s in 1..5 {
+            r.tie(In(s, 0), Out(0, 1))?;
+            r.site(if s == 2 { Role::Bias } else { Role::PerChannel }, s, 0);
+        }
+        for o in 1..r.cx.n_outputs() {
+            if r.cx.graph.output(r.cx.id, o).is_some() {
+                r.tie(Out(o, 0), Out(0, 1))?;
+            }
+        }
+        if !training {
+            let epsilon = r.cx.float("epsilon", 1e-5);
+            r.batch_norm([1, 2, 3, 4], epsilon);
+        }
+        Ok(())
+    }
+}
+
+impl OpRule for InstanceNormalization {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        Ok(vec![Some(cx.shape(0)?.to_vec())])
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        for a in 0..r.cx.rank(0)? {
+            if a < 2 {
+                r.tie(In(0, a), Out(0, a))?;
+            } else {
+                r.pin(In(0, a), STATISTIC);
+                r.pin(Out(0, a), STATISTIC);
+            }
+        }
+        for s in 1..3 {
+            r.tie(In(s, 0), Out(0, 1))?;
+            r.site(if s == 2 { Role::Bias } else { Role::PerChannel }, s, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Ties all axes of input 0 and output 0 but these, which it pins.
+fn pin_axes(r: &mut Relate, pinned: &[usize], reason: &str) -> Answer<()> {
+    for a in 0..r.cx.rank(0)? {
+        if pinned.contains(&a) {
+            r.pin(In(0, a), reason);
+            r.pin(Out(0, a), reason);
+        } else {
+            r.tie(In(0, a), Out(0, a))?;
+        }
+    }
+    Ok(())
+}
+
+impl OpRule for LayerNormalization {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        let x = cx.shape(0)?;
+        let axis = cx.axis(-1, x.len())?;
+        let mut stat = x[..axis].to_vec();
+        stat.resize(x.len(), 1);
+        let mut out = vec![Some(x.to_vec())];
+        out.resize(cx.n_outputs().max(1), Some(stat));
+        Ok(out)
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        let rank = r.cx.rank(0)?;
+        let axis = r.cx.axis(-1, rank)?;
+        pin_axes(r, &(axis..rank).collect::<Vec<_>>(), STATISTIC)?;
+        for s in 1..r.cx.n_inputs() {
+            if r.cx.has(s) {
+                for a in 0..r.cx.rank(s)? {
+                    r.pin(In(s, a), STATISTIC);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OpRule for GroupNormalization {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        Ok(vec![Some(cx.shape(0)?.to_vec())])
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        let rank = r.cx.rank(0)?;
+        pin_axes(r, &(1..rank).collect::<Vec<_>>(), STATISTIC)?;
+        r.pin(In(1, 0), STATISTIC);
+        r.pin(In(2, 0), STATISTIC);
+        Ok(())
+    }
+}
+
+impl OpRule for AxisNormalization {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        Ok(vec![Some(cx.shape(0)?.to_vec())])
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        let rank = r.cx.rank(0)?;
+        let axes = match r.cx.node.op_type() {
+            "MeanVarianceNormalization" => norm_axes(&r.cx.list("axes").unwrap_or_else(|| vec![0, 2, 3]), rank)?,
+            "LpNormalization" => vec![r.cx.axis(-1, rank)?],
+            // Before opset 13 the axes from `axis` on are flattened and normalised together.
+            _ if r.cx.opset < 13 => (r.cx.axis(1, rank)?..rank).collect(),
+            _ => vec![r.cx.axis(-1, rank)?],
+        };
+        pin_axes(r, &axes, STATISTIC)
+    }
+}
+
+impl OpRule for Lrn {
+    fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+        Ok(vec![Some(cx.shape(0)?.to_vec())])
+    }
+
+    fn relate(&self, r: &mut Relate) -> Answer<()> {
+        pin_axes(r, &[1], "local response normalisation reads neighbouring channels")
+    }
+}

@@ -1,0 +1,30 @@
+//! What can be done for accuracy without data.
+
+pub mod bias;
+pub mod moments;
+
+use serde::{Deserialize, Serialize};
+
+/// `--recover`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recover {
+    /// Only remove: the result equals the original with zeros at the removed weight slices.
+    None,
+    /// Fold removed channels that are constant into their consumers' biases.
+    Constant,
+    /// Also fold the expected value of every other removed channel, where batch normalization tells it.
+    #[default]
+    Bias,
+}
+
+impl Recover {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recover::None => "none",
+            Recover::Constant => "constant",
+            Recover::Bias => "bias",
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a run found and did. These structs know no format; each format is one file.
+
+pub mod terminal;
+
+use crate::channels::Pin;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Version of the JSON report's schema; it grows when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Size figures of one model.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelFigures {
+    /// The file.
+    pub path: String,
+    /// Version of the default operator set.
+    pub opset: i64,
+    /// Elements of all floating-point constants with at least one axis.
+    pub params: u64,
+    /// Multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, for one sample (dynamic positions: 224).
+    pub macs: u64,
+    /// Size on disk, external data included. Of the pruned model: 0 when it was not written.
+    pub bytes: u64,
+}
+
+/// What happened to one channel group.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupReport {
+    /// The group's name: its first producing layer.
+    pub id: String,
+    /// Names of all layers that share the channels.
+    pub layers: Vec<String>,
+    /// Channels before.
+    pub channels_before: usize,
+    /// Channels after.
+    pub channels_after: usize,
+    /// Why this count.
+    pub reason: String,
+    /// The criterion that ranked its channels.
+    pub criterion: String,
+}
+
+/// The comparison of the pruned model with its masked twin.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    /// The runtime that computed both, or `none`.
+    pub runtime: String,
+    /// `max|a−b| / max(1, max|b|)` over all outputs; absent when numbers were not compared.
+    pub max_rel_diff: Option<f64>,
+    /// Why numbers were not compared, or how.
+    pub note: String,
+}
+
+/// What `--recover` did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RecoverReport {
+    /// The mode.
+    pub mode: String,
+    /// Removed channels whose value was the same for every input and position, folded exactly.
+    pub constant_channels: usize,
+    /// Removed channels whose expected value was folded into their consumers.
+    pub expected_channels: usize,
+    /// Removed channels without a known expectation, or whose consumer takes no bias.
+    pub skipped_channels: usize,
+}
+
+/// The result of a pruning run.
+#[derive(Clone, Debug, Serialize)]
+pub struct PruneReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Name and version of the tool.
+    pub tool: String,
+    /// The model as it was.
+    pub original: ModelFigures,
+    /// The model as it is.
+    pub pruned: ModelFigures,
+    /// The budget as asked, in words.
+    pub budget: String,
+    /// The number asked for, in the budget's unit.
+    pub ratio_requested: f64,
+    /// The number reached, in the budget's unit.
+    pub ratio_reached: f64,
+    /// Set when the budget was missed: by how much, and what limits it.
+    pub missed: Option<String>,
+    /// Prunable channels in all.
+    pub channels_prunable: usize,
+    /// Channels removed.
+    pub channels_removed: usize,
+    /// Criterion as asked (or chosen).
+    pub criterion: String,
+    /// Things the user should know.
+    pub notes: Vec<String>,
+    /// One entry per channel group.
+    pub groups: Vec<GroupReport>,
+    /// Parameter axes that were held back.
+    pub pins: Vec<Pin>,
+    /// The repair.
+    pub recover: RecoverReport,
+    /// The check.
+    pub verify: VerifyReport,
+    /// Milliseconds per stage, in order of name.
+    pub timings_ms: BTreeMap<String, f64>,
+}

@@ -1,0 +1,275 @@
+//! Patches nodes in topological order and follows every shape through the new graph.
+
+use super::{Cut, edit::Editor, edit::private};
+use crate::canon::{self, fold, shuffle::Shuffle, val::Val};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
+use crate::onnx::tensor;
+use crate::ops::cx::{Lane, NodeCx, Override};
+use crate::ops::{self, Loc, Patch};
+use std::sync::Arc;
+
+/// The new graph's facts, by the original graph's values.
+struct Walk<'a, 'b> {
+    cut: &'b Cut<'a>,
+    lanes: [Lane; 2],
+}
+
+/// Lets every operator patch its obligations and checks the resulting shapes.
+pub fn patch_nodes(cut: &Cut, ed: &mut Editor) -> Result<()> {
+    let mut w = Walk { cut, lanes: cut.a.lanes.clone() };
+    for &id in &cut.a.graph.order {
+        if let Some(s) = cut.a.shuffles.iter().find(|s| s.nodes.contains(&id)) {
+            if s.nodes[2] == id {
+                w.shuffle(ed, s)?;
+            }
+        } else if !cut.trace.skip[id.0 as usize] {
+            w.node(ed, id)?;
+        }
+    }
+    Ok(())
+}
+
+impl Walk<'_, '_> {
+    fn node(&mut self, ed: &mut Editor, id: NodeId) -> Result<()> {
+        let cut = self.cut;
+        let touched = cut.trace.tensors.of_node(id).any(|t| cut.touches(cut.trace.channels.tensor(t)));
+        let mut overrides = self.constants(id, ed)?;
+        if touched {
+            self.patch(ed, id, &mut overrides)?;
+        }
+        self.advance(ed, id, &overrides)
+    }
+
+    fn fail(&self, id: NodeId, message: &str) -> Error {
+        Error::Internal(format!("{}: {message}", self.cut.a.graph.label(id)))
+    }
+
+    /// Constants that this node reads in a new form, per lane.
+    fn constants(&self, id: NodeId, ed: &Editor) -> Result<[Vec<Override>; 2]> {
+        let cut = self.cut;
+        let mut out = [Vec::new(), Vec::new()];
+        for (slot, t) in cut.trace.tensors.inputs[id.0 as usize].iter().enumerate() {
+            let Some(t) = t.map(|t| cut.trace.channels.tensor(t)) else { continue };
+            if t.source.is_none() || !cut.touches(t) {
+                continue;
+            }
+            let shape = cut.shrink(t, &t.dims)?;
+            // Small integer constants (gather indices) have been cut, not yet renumbered.
+            let val = ed.replaced.get(&t.source.unwrap_or(t.value)).and_then(fold::of_tensor).map(Arc::new);
+            for lane in &mut out {
+                lane.push(Override { slot, shape: Some(shape.clone()), val: val.clone() });
+            }
+        }
+        Ok(out)
+    }
+
+    fn patch(&mut self, ed: &mut Editor, id: NodeId, overrides: &mut [Vec<Override>; 2]) -> Result<()> {
+        let cut = self.cut;
+        let node = cut.a.graph.node(id);
+        let Some(rule) = ops::rule(node.domain(), node.op_type()) else {
+            return Err(self.fail(id, "an operator without a rule would lose channels"));
+        };
+        let removed = |loc: Loc| cut.at(id, loc);
+        let mut p = Patch { cx: cut.a.cx(id, 0, &[]), removed: &removed, edits: Default::default() };
+        rule.patch(&mut p).map_err(|r| self.fail(id, &r.0))?;
+        let edits = p.edits;
+        for (name, edit) in &edits.attrs {
+            ed.set_attr(id, name, edit);
+        }
+        for (slot, want) in &edits.ints {
+            self.require(ed, id, *slot, want, overrides)?;
+        }
+        Ok(())
+    }
+
+    /// What a slot holds in the new graph, per lane.
+    fn actual(&self, id: NodeId, slot: usize, overrides: &[Vec<Override>; 2]) -> [Option<Arc<Val>>; 2] {
+        [0, 1].map(|l| match overrides[l].iter().find(|o| o.slot == slot) {
+            Some(o) => o.val.clone(),
+            None => self.cut.a.graph.input(id, slot).and_then(|v| self.lanes[l].vals[v.0 as usize].clone()),
+        })
+    }
+
+    /// Makes an integer input hold what the operator needs.
+    fn require(
+        &mut self,
+        ed: &mut Editor,
+        id: NodeId,
+        slot: usize,
+        want: &[Option<i64>],
+        overrides: &mut [Vec<Override>; 2],
+    ) -> Result<()> {
+        let g = self.cut.a.graph;
+        let actual = self.actual(id, slot, overrides);
+        let fits = |v: &Val| {
+            v.data.len() == want.len() && v.ints().iter().zip(want).all(|(a, w)| w.is_none_or(|w| w == *a))
+        };
+        if let [Some(a), Some(b)] = &actual
+            && fits(a)
+            && fits(b)
+        {
+            return Ok(());
+        }
+        let same = match &actual {
+            [Some(a), Some(b)] => a.data == b.data,
+            _ => want.iter().all(Option::is_some),
+        };
+        let lanes: [Arc<Val>; 2] = if same {
+            let old = actual[0].as_ref().map(|v| v.ints()).unwrap_or_default();
+            let new: Vec<i64> =
+                want.iter().enumerate().map(|(i, w)| w.or(old.get(i).copied()).unwrap_or_default()).collect();
+            self.replace(ed, id, slot, &new);
+            let v = Arc::new(Val::from_ints(&new));
+            [v.clone(), v]
+        } else {
+            // Some elements are dynamic: correct the others by a constant difference.
+            let [Some(a), Some(b)] = &actual else {
+                return Err(self.fail(id, "a size is computed at run time and could not be followed"));
+            };
+            let delta = |v: &Val| -> Vec<i64> {
+                v.ints().iter().zip(want).map(|(a, w)| w.map_or(0, |w| w - a)).collect()
+            };
+            let (d, e) = (delta(a), delta(b));
+            if d != e || d.len() != want.len() {
+                return Err(self.fail(id, "a size that must change depends on a dynamic dimension"));
+            }
+            let name = g.input(id, slot).map(|v| g.value(v).name.clone()).unwrap_or_default();
+            let constant = ed.add(tensor::from_i64("", &[d.len()], &d), &format!("{name}.delta"));
+            let sum = ed.names.fresh(&format!("{name}.pruned"));
+            let input = ed.node(id).and_then(|n| n.input.get(slot).cloned()).unwrap_or(name);
+            ed.insert_before(
+                id,
+                NodeProto {
+                    op_type: Some("Add".into()),
+                    input: vec![input, constant],
+                    output: vec![sum.clone()],
+                    ..NodeProto::default()
+                },
+            );
+            ed.set_input(id, slot, &sum);
+            [a, b].map(|v| {
+                let new: Vec<i64> = v.ints().iter().zip(&d).map(|(x, y)| x + y).collect();
+                Arc::new(Val::from_ints(&new))
+            })
+        };
+        for (o, v) in overrides.iter_mut().zip(lanes) {
+            o.retain(|o| o.slot != slot);
+            o.push(Override { slot, shape: Some(v.dims.clone()), val: Some(v) });
+        }
+        Ok(())
+    }
+
+    /// Replaces an integer input by a constant: in place when nobody else reads it.
+    fn replace(&mut self, ed: &mut Editor, id: NodeId, slot: usize, new: &[i64]) {
+        let g = self.cut.a.graph;
+        let value = g.input(id, slot);
+        let old = value.and_then(|v| g.constant(v));
+        let mut tensor = tensor::from_i64("", &[new.len()], new);
+        if let Some(old) = old {
+            if old.data_type() == DataType::Int32 as i32 {
+                let like = TensorProto { data_type: Some(DataType::Int32 as i32), ..TensorProto::default() };
+                let raw: Vec<u8> = new.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
+                tensor = TensorProto { dims: vec![new.len() as i64], raw_data: Some(raw.into()), ..like };
+            }
+            tensor.name = old.name.clone();
+        }
+        match value {
+            Some(v) if private(self.cut.a, v) => {
+                ed.replaced.insert(v, tensor);
+            }
+            _ => {
+                let wish = match value {
+                    Some(v) => format!("{}.{}", g.value(v).name, g.name(id).trim_start_matches('/')),
+                    None => format!("{}.split", g.name(id)),
+                };
+                let name = ed.add(tensor, &wish);
+                ed.set_input(id, slot, &name);
+            }
+        }
+    }
+
+    /// Computes the node's new output shapes and holds them against the plan.
+    fn advance(&mut self, ed: &Editor, id: NodeId, overrides: &[Vec<Override>; 2]) -> Result<()> {
+        let cut = self.cut;
+        let g = cut.a.graph;
+        let outputs = &g.nodes[id.0 as usize].outputs;
+        let known = cut.a.refusals[id.0 as usize].is_none();
+        let node = ed.node(id).ok_or_else(|| self.fail(id, "it is gone"))?;
+        for l in 0..2 {
+            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides: &overrides[l] };
+            let shapes = if known {
+                Some(canon::infer(&cx).map_err(|r| self.fail(id, &format!("after pruning, {}", r.0)))?)
+            } else {
+                None
+            };
+            for (slot, out) in outputs.iter().enumerate() {
+                let Some(v) = *out else { continue };
+                let Some(old) = &cut.a.lanes[l].shapes[v.0 as usize] else { continue };
+                let expected = match cut.trace.tensors.by_value.get(&v) {
+                    Some(t) => cut.shrink(cut.trace.channels.tensor(*t), old)?,
+                    None => old.clone(),
+                };
+                if let Some(Some(got)) = shapes.as_ref().map(|s| s.get(slot).cloned().flatten())
+                    && got != expected
+                {
+                    return Err(self.fail(
+                        id,
+                        &format!("output {:?} would have shape {got:?}, planned was {expected:?}", g.value(v).name),
+                    ));
+                }
+                self.lanes[l].shapes[v.0 as usize] = Some(expected);
+            }
+            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides: &overrides[l] };
+            let val = fold::eval(&cx).map(Arc::new);
+            if let Some(&Some(v)) = outputs.first() {
+                self.lanes[l].vals[v.0 as usize] = val;
+            }
+        }
+        Ok(())
+    }
+
+    /// A shuffle that loses channels becomes a Gather; one that does not stays as it is.
+    fn shuffle(&mut self, ed: &mut Editor, s: &Shuffle) -> Result<()> {
+        let cut = self.cut;
+        let (from, to) = (cut.of_value(s.input, s.axis), cut.of_value(s.output, s.axis));
+        if from.is_empty() && to.is_empty() {
+            return Ok(());
+        }
+        let g = cut.a.graph;
+        let last = s.nodes[2];
+        let mut indices = Vec::new();
+        for (k, &i) in s.perm.iter().enumerate() {
+            match (to.binary_search(&k).is_ok(), from.binary_search(&i).is_ok()) {
+                (true, true) => {}
+                (false, false) => indices.push((i - from.partition_point(|&r| r < i)) as i64),
+                _ => return Err(self.fail(last, "a shuffled channel would leave on one side only")),
+            }
+        }
+        let name = g.name(last);
+        let constant =
+            ed.add(tensor::from_i64("", &[indices.len()], &indices), &format!("{}.indices", name.trim_start_matches('/')));
+        let gather = NodeProto {
+            name: g.node(last).name.clone(),
+            op_type: Some("Gather".into()),
+            input: vec![g.value(s.input).name.clone(), constant],
+            output: vec![g.value(s.output).name.clone()],
+            ..NodeProto::default()
+        };
+        if let Some(n) = ed.node_mut(last) {
+            *n = gather;
+        }
+        ed.set_attr(last, "axis", &ops::patch::AttrEdit::Int(s.axis as i64));
+        ed.drop_node(s.nodes[0]);
+        ed.drop_node(s.nodes[1]);
+        for l in 0..2 {
+            if let (Some(t), Some(old)) =
+                (cut.trace.tensors.by_value.get(&s.output), &cut.a.lanes[l].shapes[s.output.0 as usize])
+            {
+                self.lanes[l].shapes[s.output.0 as usize] = Some(cut.shrink(cut.trace.channels.tensor(*t), old)?);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! Holds the pruned model against its masked twin: the definition of correct.
+
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::onnx::proto::ValueInfoProto;
+use crate::onnx::tensor;
+use crate::report::VerifyReport;
+use crate::runtime;
+
+/// Largest accepted difference, relative to the output's largest magnitude (at least 1).
+pub const TOLERANCE: f64 = 2e-4;
+/// The same for models with half-precision weights.
+pub const TOLERANCE_HALF: f64 = 3e-2;
+
+/// Sizes that dynamic input dimensions take: a batch of 2, small positions first. Networks with many strides need more.
+const SIZES: &[usize] = &[32, 64, 96, 224];
+
+/// The graph's inputs and outputs must not have changed.
+///
+/// # Errors
+/// [`Error::Internal`] that names the first difference.
+pub fn check_interface(original: &Model, pruned: &Model) -> Result<()> {
+    let io = |m: &Model| -> (Vec<ValueInfoProto>, Vec<ValueInfoProto>) {
+        let Some(g) = &m.proto.graph else { return Default::default() };
+        let constant = |n: &str| g.initializer.iter().any(|t| t.name() == n);
+        (g.input.iter().filter(|v| !constant(v.name())).cloned().collect(), g.output.clone())
+    };
+    let ((ai, ao), (bi, bo)) = (io(original), io(pruned));
+    for (a, b) in [(ai, bi), (ao, bo)] {
+        if a != b {
+            let name = a.iter().zip(&b).find(|(x, y)| x != y).map_or("", |(x, _)| x.name());
+            return Err(Error::Internal(format!("graph input or output {name:?} would change")));
+        }
+    }
+    Ok(())
+}
+
+/// Compares the pruned model with its twin on seeded random input.
+///
+/// A model that the runtime cannot run is reported, not failed; a difference is an error.
+///
+/// # Errors
+/// [`Error::Verify`] when an output differs, [`Error::Internal`] when only the pruned model cannot run.
+pub fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<VerifyReport> {
+    let Some(rt) = runtime::embedded() else {
+        return Ok(not_compared("none", "this build has no embedded runtime; only the structure was checked"));
+    };
+    let half = twin.proto.graph.iter().flat_map(|g| &g.initializer).any(|t| {
+        tensor::is_float(t.data_type()) && tensor::elem_size(t.data_type()) == Some(2)
+    });
+    let tolerance = if half { TOLERANCE_HALF } else { TOLERANCE };
+    let name = format!("{} {}", rt.name(), rt.version());
+    let mut session = match rt.load(twin) {
+        Ok(s) => s,
+        Err(e) => return Ok(not_compared(rt.name(), &format!("{e}; only the structure was checked"))),
+    };
+    let mut reason = String::new();
+    for &size in SIZES {
+        let inputs = match runtime::random_inputs(twin, seed, &|_, axis| if axis == 0 { 2 } else { size }) {
+            Ok(i) => i,
+            Err(e) => return Ok(not_compared(rt.name(), &format!("{e}; only the structure was checked"))),
+        };
+        let expected = match session.run(&inputs) {
+            Ok(o) => o,
+            Err(e) => {
+                reason = e.to_string();
+                let dynamic = runtime::input_specs(twin).iter().any(|s| s.dims.iter().skip(1).any(Option::is_none));
+                if dynamic { continue } else { break }
+            }
+        };
+        let got = rt
+            .load(pruned)
+            .and_then(|mut s| s.run(&inputs))
+            .map_err(|e| Error::Internal(format!("the masked original runs and the pruned model does not: {e}")))?;
+        let mut worst: f64 = 0.0;
+        for ((output, want), (_, got)) in expected.iter().zip(&got) {
+            let Some(difference) = runtime::max_rel_diff(got, want)? else {
+                return Ok(not_compared(&name, &format!("output {output:?} is not finite on random input")));
+            };
+            if difference.is_nan() || difference > tolerance {
+                return Err(Error::Verify { output: output.clone(), difference, tolerance });
+            }
+            worst = worst.max(difference);
+        }
+        let note = "outputs equal the masked original's on seeded random input".to_owned();
+        return Ok(VerifyReport { runtime: name, max_rel_diff: Some(worst), note });
+    }
+    Ok(not_compared(rt.name(), &format!("{reason}; only the structure was checked")))
+}
+
+fn not_compared(runtime: &str, note: &str) -> VerifyReport {
+    VerifyReport { runtime: runtime.into(), max_rel_diff: None, note: format!("numbers were not compared: {note}") }
+}

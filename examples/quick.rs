@@ -7,6 +7,7 @@ fn main() {
     o.recover = if a[4] == "none" { Recover::None } else { Recover::Bias };
     if a.len() > 6 { o.criterion = Some(a[6].parse().unwrap()); }
     if a.len() > 7 { o.steps = a[7].parse().unwrap(); }
+    o.hash = std::env::var("NOHASH").is_err();
     o.verify = std::env::var("NOVERIFY").is_err();
     match prune(&model, &o, &|_| ()) {
         Ok(p) => {

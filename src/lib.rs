@@ -5,6 +5,7 @@ pub mod canon;
 pub mod channels;
 pub mod error;
 pub mod graph;
+pub mod inspect;
 pub mod onnx;
 pub mod ops;
 pub mod plan;

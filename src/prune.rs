@@ -52,6 +52,9 @@ pub struct Options {
     pub plan: Option<PlanFile>,
     /// Stop after the decision.
     pub dry_run: bool,
+    /// Put the model's SHA-256 into the plan. Reading and hashing a large file takes longer than pruning it, so a caller
+    /// that does not keep the plan leaves it out.
+    pub hash: bool,
 }
 
 impl Default for Options {
@@ -74,6 +77,7 @@ impl Default for Options {
             seed: 0,
             plan: None,
             dry_run: false,
+            hash: true,
         }
     }
 }
@@ -151,8 +155,9 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         None => decide(&graph, &t.trace.channels, options, &mut clock, &mut notes)?,
     };
     let removed = plan::removed_indices(&t.trace.channels, &decision.removed);
-    let recover = if options.plan.is_some() || !options.dry_run { options.recover } else { Recover::None };
-    let sha = model.sha256();
+    let recover = options.recover;
+    let sha = if options.hash { model.sha256() } else { String::new() };
+    model.release_pages();
     let file = plan::to_file(
         &t.trace.channels,
         &decision.removed,
@@ -171,6 +176,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         check(&t, &removed, &pruned, options, &mut clock, progress).map(|v| (pruned, RecoverReport::default(), v))
     } else {
         let (repaired, done) = clock.time("recover", || recover::bias::absorb(&t, &decision.removed, recover))?;
+        model.release_pages();
         let graph = Graph::new(&repaired)?;
         let t2 = analyse(&graph)?;
         same_groups(&t.trace.channels, &t2.trace.channels)?;
@@ -227,6 +233,7 @@ fn check_weights(graph: &Graph, ch: &Channels) -> Result<()> {
                 tensor::check_finite(t)?;
             }
         }
+        graph.model.release_pages();
     }
     Ok(())
 }

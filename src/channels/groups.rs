@@ -76,8 +76,11 @@ fn groups(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Gr
         });
         groups[g].channels.push(channel);
     }
-    // A lone channel cannot leave: its axes would lose their last index of the kind.
-    groups.retain(|g| g.channels.len() > 1);
+    // A lone channel cannot leave: its axes would lose their last index of the kind. Channels that no layer makes or
+    // reads (learned tokens, tables) are not channels of the network.
+    let weights: BTreeSet<AxisId> =
+        facts.sites.iter().filter(|s| matches!(s.role, Role::Producer | Role::Consumer)).map(|s| s.axis).collect();
+    groups.retain(|g| g.channels.len() > 1 && g.axes.iter().any(|(x, _)| weights.contains(x)));
     let place: HashMap<NodeId, usize> = a.graph.order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
     let at = |n: NodeId| place.get(&n).copied().unwrap_or(usize::MAX);
     for g in &mut groups {

@@ -27,6 +27,8 @@ pub struct Tensors {
     pub whole: Vec<(TensorId, String)>,
     /// Per node: it only passes a constant on.
     pub alias: Vec<bool>,
+    /// Per value: computed from constants alone (a weight behind `Transpose`, `DequantizeLinear`, …).
+    pub derived: Vec<bool>,
 }
 
 /// A reader of a constant: the value it names, the node, the slot, and the number of convolution groups there.
@@ -46,6 +48,7 @@ pub fn build(a: &Analysis) -> Tensors {
         inputs: g.nodes.iter().map(|n| vec![None; n.inputs.len()]).collect(),
         outputs: g.nodes.iter().map(|n| vec![None; n.outputs.len()]).collect(),
         alias: vec![false; g.nodes.len()],
+        derived: derived(a),
         ..Tensors::default()
     };
     let mut constants: BTreeMap<ValueId, Vec<Reader>> = BTreeMap::new();
@@ -104,6 +107,25 @@ pub fn build(a: &Analysis) -> Tensors {
         }
         for (slot, v) in node.outputs.iter().enumerate() {
             out.outputs[i][slot] = v.and_then(|v| out.by_value.get(&v)).copied();
+        }
+    }
+    out
+}
+
+/// Which values do not depend on any graph input.
+fn derived(a: &Analysis) -> Vec<bool> {
+    let g = a.graph;
+    let mut out: Vec<bool> = (0..g.values.len()).map(|i| g.constant(ValueId(i as u32)).is_some()).collect();
+    for &id in &g.order {
+        let node = &g.nodes[id.0 as usize];
+        let mut inputs = node.inputs.iter().flatten().peekable();
+        let from_constants = inputs.peek().is_some() && inputs.all(|v| out[v.0 as usize]);
+        // A size is not a weight, and a subgraph may read anything.
+        let plain = g.node(id).attribute.iter().all(|x| x.g.is_none() && x.graphs.is_empty());
+        if from_constants && plain {
+            for v in node.outputs.iter().flatten() {
+                out[v.0 as usize] = true;
+            }
         }
     }
     out

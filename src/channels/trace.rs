@@ -136,6 +136,8 @@ impl Tracer<'_> {
             choice,
             alternatives: Vec::new(),
             inputs: &self.t.inputs[i],
+            all_inputs: &self.t.inputs,
+            derived: &self.t.derived,
             outputs: &self.t.outputs[i],
             tensors: &self.t.tensors,
             axes: &self.t.axes,

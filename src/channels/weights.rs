@@ -7,6 +7,9 @@ use crate::onnx::tensor;
 use crate::score::ParamReader;
 use std::borrow::Cow;
 
+/// Elements of a tensor whose mapped pages are let go once it has been read.
+const LARGE: usize = 1 << 18;
+
 /// Reads parameters, as they are or as they would be with some indices removed.
 pub struct Weights<'a> {
     /// The graph that holds them.
@@ -29,6 +32,9 @@ impl ParamReader for Weights<'_> {
             .and_then(|s| self.graph.constant(s))
             .ok_or_else(|| Error::Internal(format!("{:?} holds no parameters", t.key)))?;
         let mut values = tensor::to_f32(proto)?;
+        if values.len() > LARGE {
+            self.graph.model.release_pages();
+        }
         for (a, axis) in t.axes.iter().enumerate() {
             let Some(axis) = *axis else { continue };
             let Some(gone) = self.removed.get(axis.0 as usize).filter(|g| !g.is_empty()) else { continue };

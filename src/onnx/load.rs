@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -17,7 +17,7 @@ use super::visit::tensors_mut;
 
 /// Reads a model. Tensor data stays in the mapped files and is paged in when it is first looked at.
 pub fn load(path: &Path) -> Result<Model, OnnxError> {
-    let source = map(path)?;
+    let (source, pages) = map_shared(path)?;
     let not_onnx = |reason: String| OnnxError::NotOnnx {
         path: path.to_owned(),
         reason,
@@ -50,8 +50,30 @@ pub fn load(path: &Path) -> Result<Model, OnnxError> {
         bytes_on_disk,
         was_external: files.any(),
         source,
+        pages,
         sha256: OnceLock::new(),
     })
+}
+
+/// A mapped file that both the tensors and the model hold on to.
+#[derive(Clone)]
+pub(super) struct Pages(Arc<Mmap>);
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Pages {
+    /// Gives the resident pages back; they are read again from the file (its cache) when needed.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        // SAFETY: the map is private, read-only and backed by the file, so a dropped page comes back with the same
+        // content (the same assumption as for the map itself: nobody rewrites the file in place).
+        #[cfg(unix)]
+        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
 }
 
 /// What every model has and this message lacks.
@@ -114,6 +136,10 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
 
 /// The content of a regular file.
 pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
+    Ok(map_shared(path)?.0)
+}
+
+fn map_shared(path: &Path) -> Result<(Bytes, Option<Pages>), OnnxError> {
     let refuse = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => OnnxError::NotFound {
             path: path.to_owned(),
@@ -135,16 +161,15 @@ pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
     }
     let file = File::open(path).map_err(refuse)?;
     if file.metadata().map_err(refuse)?.len() == 0 {
-        return Ok(Bytes::new());
+        return Ok((Bytes::new(), None));
     }
     // SAFETY: the map is private and read-only, and only ever seen as `&[u8]`. This program never writes to a file in
     // place (`save` renames a new file over the old one, which keeps the mapped inode alive). Another program that
     // rewrites or truncates the file meanwhile is outside what any reader of mapped files can defend against.
     #[allow(unsafe_code)]
     let mapped = unsafe { Mmap::map(&file) };
-    Ok(Bytes::from_owner(
-        mapped.map_err(|e| OnnxError::io("map the file", path, e))?,
-    ))
+    let pages = Pages(Arc::new(mapped.map_err(|e| OnnxError::io("map the file", path, e))?));
+    Ok((Bytes::from_owner(pages.clone()), Some(pages)))
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub struct Model {
     pub was_external: bool,
     /// The bytes of the main file; empty if there is none.
     source: Bytes,
+    /// The mapped main file.
+    pages: Option<load::Pages>,
     sha256: OnceLock<String>,
 }
 
@@ -66,7 +68,23 @@ impl Model {
             bytes_on_disk,
             was_external,
             source: Bytes::new(),
+            pages: None,
             sha256: OnceLock::new(),
+        }
+    }
+
+    /// A model with another content whose tensors may still borrow from this one's file.
+    pub fn derive(&self, proto: proto::ModelProto) -> Self {
+        let pages = self.pages.clone();
+        let was_external = self.was_external;
+        Self { was_external, pages, ..Self::from_proto(proto, self.path.clone()) }
+    }
+
+    /// Lets go of the mapped file's pages in memory; tensor data is paged in again when it is next looked at. Keeps a run
+    /// over a large model near the size of what it is working on.
+    pub fn release_pages(&self) {
+        if let Some(pages) = &self.pages {
+            pages.release();
         }
     }
 

@@ -72,3 +72,25 @@ pub fn activation_nodes(a: &Analysis, value: ValueId) -> (Activation, Vec<NodeId
 pub fn activation_after(a: &Analysis, value: ValueId) -> Activation {
     activation_nodes(a, value).0
 }
+
+/// Follows an axis of a value back to the constant that it comes from, through operators that move or convert it:
+/// `(node, slot, axis)` of the input slot that reads the constant.
+pub fn weight_source(cx: &NodeCx, mut value: ValueId, mut axis: usize) -> Option<(NodeId, usize, usize)> {
+    let g = cx.graph;
+    loop {
+        let crate::graph::Origin::Node(id, 0) = g.value(value).origin else { return None };
+        let at = NodeCx { id, node: g.node(id), overrides: &[], ..*cx };
+        if !is_default_domain(at.node.domain()) {
+            return None;
+        }
+        match at.node.op_type() {
+            "Transpose" => axis = *super::movement::permutation(&at).ok()?.get(axis)?,
+            "Identity" | "Cast" | "DequantizeLinear" => {}
+            _ => return None,
+        }
+        value = g.input(id, 0)?;
+        if crate::canon::fold::constant_source(g, value).is_some() {
+            return Some((id, 0, axis));
+        }
+    }
+}

@@ -98,6 +98,13 @@ fn pin_spatial(r: &mut Relate) -> Answer<()> {
     Ok(())
 }
 
+/// A weight that depends on the input has no place for the oracle's zeros.
+fn pin_runtime_weight(r: &mut Relate, axis: usize) {
+    if !r.is_weight(1) {
+        r.pin(In(1, axis), "the convolution's weight is computed from the input");
+    }
+}
+
 fn spatial(dims: &[usize]) -> f64 {
     dims.iter().skip(2).map(|&d| d as f64).product()
 }
@@ -129,6 +136,7 @@ impl OpRule for Conv {
         let (g, out) = (group(&r.cx)?, r.cx.out_shape(0)?);
         let taps = spatial(w) * spatial(out);
         pin_spatial(r)?;
+        pin_runtime_weight(r, 1);
         r.tie(In(0, 0), Out(0, 0))?;
         r.tie(In(1, 0), Out(0, 1))?;
         r.site(Role::Producer, 1, 0);
@@ -214,6 +222,7 @@ impl OpRule for ConvTranspose {
         let g = group(&r.cx)?;
         let taps = spatial(w) * spatial(x);
         pin_spatial(r)?;
+        pin_runtime_weight(r, 0);
         r.tie(In(0, 0), Out(0, 0))?;
         if r.cx.has(2) {
             r.tie(In(2, 0), Out(0, 1))?;

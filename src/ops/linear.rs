@@ -23,7 +23,16 @@ fn gemm_axes(cx: &NodeCx) -> ((usize, usize), (usize, usize)) {
 
 /// The operand that holds the layer's weights: where the oracle puts its zeros.
 fn weight_slot(r: &Relate) -> usize {
-    if !r.is_constant(1) && r.is_constant(0) { 0 } else { 1 }
+    if !r.is_weight(1) && r.is_weight(0) { 0 } else { 1 }
+}
+
+/// Without a weight there is no place for the oracle's zeros: removing an index changes the product of two activations.
+fn pin_activation_product(r: &mut Relate, ka: usize, kb: usize) {
+    if !r.is_weight(0) && !r.is_weight(1) {
+        let reason = "both operands are activations; removing an index of the summed axis would change their product";
+        r.pin(In(0, ka), reason);
+        r.pin(In(1, kb), reason);
+    }
 }
 
 impl OpRule for Gemm {
@@ -46,6 +55,7 @@ impl OpRule for Gemm {
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let ((m, ka), (kb, n)) = gemm_axes(&r.cx);
         r.tie(In(0, ka), In(1, kb))?;
+        pin_activation_product(r, ka, kb);
         r.tie(In(0, m), Out(0, 0))?;
         r.tie(In(1, n), Out(0, 1))?;
         let w = weight_slot(r);
@@ -89,6 +99,7 @@ impl OpRule for MatMul {
         let out = r.cx.out_shape(0)?;
         let o = out.len();
         r.tie(In(0, p - 1), In(1, q - 2))?;
+        pin_activation_product(r, p - 1, q - 2);
         r.tie(In(0, p - 2), Out(0, o - 2))?;
         r.tie(In(1, q - 1), Out(0, o - 1))?;
         for (slot, rank) in [(0, p), (1, q)] {

@@ -6,10 +6,12 @@
 //! An operator without a rule pins every axis that it touches.
 
 pub mod activation;
+pub mod build;
 pub mod chain;
 pub mod conv;
 pub mod cx;
 pub mod elementwise;
+pub mod expect;
 pub mod linear;
 pub mod misc;
 pub mod movement;

@@ -92,9 +92,11 @@ pub struct Relate<'a> {
     pub choice: Option<usize>,
     pub(crate) alternatives: Vec<Vec<Loc>>,
     pub(crate) inputs: &'a [Option<TensorId>],
+    pub(crate) all_inputs: &'a [Vec<Option<TensorId>>],
     pub(crate) outputs: &'a [Option<TensorId>],
     pub(crate) tensors: &'a [Tensor],
     pub(crate) axes: &'a [Axis],
+    pub(crate) derived: &'a [bool],
     pub(crate) atoms: &'a mut Atoms,
     pub(crate) facts: &'a mut Facts,
     pub(crate) touched: BTreeSet<Loc>,
@@ -109,6 +111,11 @@ impl<'a> Relate<'a> {
     /// Whether an input is a constant of the file.
     pub fn is_constant(&self, slot: usize) -> bool {
         self.tensor(slot).is_some_and(|t| t.source.is_some())
+    }
+
+    /// Whether an input depends on constants alone: a weight, perhaps behind `Transpose` or `DequantizeLinear`.
+    pub fn is_weight(&self, slot: usize) -> bool {
+        self.cx.graph.input(self.cx.id, slot).is_some_and(|v| self.derived.get(v.0 as usize) == Some(&true))
     }
 
     /// The tracked axis at a location; `None` when its size is 1, dynamic, or the slot is empty.
@@ -221,9 +228,20 @@ impl<'a> Relate<'a> {
         self.choice
     }
 
-    /// States what a parameter axis does.
+    /// States what a parameter axis does. A parameter behind operators that only move it is found all the same.
     pub fn site(&mut self, role: Role, slot: usize, axis: usize) {
-        if let (true, Some(id)) = (self.is_constant(slot), self.axis_id(In(slot, axis))) {
+        let Some(value) = self.cx.graph.input(self.cx.id, slot) else { return };
+        let found = if self.is_constant(slot) {
+            self.inputs.get(slot).copied().flatten().map(|t| (t, axis))
+        } else {
+            super::chain::weight_source(&self.cx, value, axis).and_then(|(node, slot, axis)| {
+                Some(((*self.all_inputs.get(node.0 as usize)?.get(slot)?)?, axis))
+            })
+        };
+        if let Some((t, axis)) = found
+            && let Some(tensor) = self.tensors.get(t.0 as usize).filter(|t| t.source.is_some())
+            && let Some(id) = tensor.axes.get(axis).copied().flatten()
+        {
             self.facts.sites.push(Site { role, node: self.cx.id, axis: id });
         }
     }

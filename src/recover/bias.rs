@@ -11,14 +11,16 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{Model, tensor};
+use crate::ops::expect::{self, Behind, Linear};
 use crate::ops::relate::Contraction;
-use crate::plan;
 use crate::prune::Traced;
 use crate::report::RecoverReport;
 use crate::rewrite::Edit;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Where a consumer's constant part can be put.
+#[derive(Clone, Copy)]
 enum Target {
     /// An existing constant: add the difference.
     Add(NodeId, usize),
@@ -28,64 +30,67 @@ enum Target {
     New(NodeId, usize),
 }
 
+/// One consumer's work: what its removed inputs contribute, and where that goes.
+struct Job<'a> {
+    c: &'a Contraction,
+    layer: Linear,
+    weight: TensorId,
+    target: Target,
+    /// `(index on the contracted axis, expected value)`.
+    means: Vec<(usize, f64)>,
+}
+
 /// Folds removed channels into their consumers. Returns the whole model with edited biases.
 ///
 /// # Errors
 /// When a weight cannot be read.
 pub fn absorb(t: &Traced, removed: &[Vec<usize>], mode: Recover) -> Result<(Model, RecoverReport)> {
-    let mut edit = Edit::new(&t.analysis, &t.trace);
     let mut moments = Moments::new(t);
     let mut kinds: BTreeMap<(usize, usize), Kind> = BTreeMap::new();
-    // Differences per target tensor: a tensor may serve several consumers.
-    let mut deltas: BTreeMap<(NodeId, usize, bool), Vec<f64>> = BTreeMap::new();
+    let mut jobs = Vec::new();
     let ch = &t.trace.channels;
-    let axes = plan::removed_indices(ch, removed);
     for c in &t.trace.contractions {
-        if axes.get(c.axis.0 as usize).is_none_or(Vec::is_empty) {
-            continue;
-        }
-        let Some((other, weight)) = operands(t, c) else { continue };
-        let Some(target) = target(t, c) else {
-            mark(ch, removed, c, &mut kinds, Kind::Skipped);
-            continue;
-        };
-        let proto = source(t.analysis.graph, &t.trace, weight)?;
-        let energy = Layer::read(t, c, weight, proto)?;
-        let mut delta = vec![0.0; energy.outputs];
+        let job = job(t, c);
+        let mut means = Vec::new();
         for (g, gone) in removed.iter().enumerate() {
             if gone.is_empty() || !ch.groups[g].axes.iter().any(|&(x, _)| x == c.axis) {
                 continue;
             }
             for &k in gone {
-                let moment = moments.of(other, (g, k)).filter(|m| m.exact || mode == Recover::Bias);
-                let kind = kinds.entry((g, k)).or_insert(Kind::Constant);
-                match moment {
-                    None => *kind = Kind::Skipped,
-                    Some(m) => {
-                        if !m.exact && *kind == Kind::Constant {
-                            *kind = Kind::Expected;
-                        }
-                        for i in ch.groups[g].channels[k].on(c.axis) {
-                            energy.add(i, m.mean, &mut delta);
-                        }
-                    }
-                }
+                let moment = job
+                    .as_ref()
+                    .and_then(|(other, ..)| moments.of(*other, (g, k)))
+                    .filter(|m| m.exact || mode == Recover::Bias);
+                let kind = match moment {
+                    None => Kind::Skipped,
+                    Some(m) if m.exact => Kind::Constant,
+                    Some(_) => Kind::Expected,
+                };
+                let worst = kinds.entry((g, k)).or_insert(kind);
+                *worst = (*worst).max(kind);
+                let mean = moment.map_or(0.0, |m| m.mean);
+                means.extend(ch.groups[g].channels[k].on(c.axis).map(|i| (i, mean)));
             }
         }
-        if delta.iter().all(|&d| d == 0.0) {
-            continue;
+        means.retain(|&(_, m)| m != 0.0);
+        if let (Some((_, weight, layer, target)), false) = (job, means.is_empty()) {
+            jobs.push(Job { c, layer, weight, target, means });
         }
-        let (node, slot, new) = match target {
-            Target::Add(n, s) => (n, s, false),
-            Target::New(n, s) => (n, s, true),
-            Target::Subtract(n, s) => {
-                delta.iter_mut().for_each(|d| *d = -*d);
-                (n, s, false)
-            }
-        };
-        let sum = deltas.entry((node, slot, new)).or_insert_with(|| vec![0.0; delta.len()]);
-        sum.iter_mut().zip(&delta).for_each(|(a, b)| *a += b);
     }
+    let parts: Vec<Result<Vec<f64>>> = jobs.par_iter().map(|j| contribution(t, j)).collect();
+    // A tensor may take what several consumers lose.
+    let mut deltas: BTreeMap<(NodeId, usize, bool), Vec<f64>> = BTreeMap::new();
+    for (job, part) in jobs.iter().zip(parts) {
+        let part = part?;
+        let (node, slot, new, sign) = match job.target {
+            Target::Add(n, s) => (n, s, false, 1.0),
+            Target::New(n, s) => (n, s, true, 1.0),
+            Target::Subtract(n, s) => (n, s, false, -1.0),
+        };
+        let sum = deltas.entry((node, slot, new)).or_insert_with(|| vec![0.0; part.len()]);
+        sum.iter_mut().zip(&part).for_each(|(a, b)| *a += sign * b);
+    }
+    let mut edit = Edit::new(&t.analysis, &t.trace);
     for ((node, slot, new), delta) in deltas {
         apply(t, &mut edit, node, slot, new, &delta)?;
     }
@@ -99,25 +104,12 @@ pub fn absorb(t: &Traced, removed: &[Vec<usize>], mode: Recover) -> Result<(Mode
     Ok((edit.finish(), report))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// How well a channel is known, best first; its worst consumer counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Constant,
     Expected,
     Skipped,
-}
-
-fn mark(
-    ch: &crate::channels::Channels,
-    removed: &[Vec<usize>],
-    c: &Contraction,
-    kinds: &mut BTreeMap<(usize, usize), Kind>,
-    kind: Kind,
-) {
-    for (g, gone) in removed.iter().enumerate() {
-        if ch.groups[g].axes.iter().any(|&(x, _)| x == c.axis) {
-            kinds.extend(gone.iter().map(|&k| ((g, k), kind)));
-        }
-    }
 }
 
 fn source<'m>(g: &Graph<'m>, trace: &Trace, id: TensorId) -> Result<&'m TensorProto> {
@@ -125,12 +117,18 @@ fn source<'m>(g: &Graph<'m>, trace: &Trace, id: TensorId) -> Result<&'m TensorPr
     t.source.and_then(|s| g.constant(s)).ok_or_else(|| Error::Internal(format!("{:?} holds no parameters", t.key)))
 }
 
-/// The value that the weight meets, and the weight, when the weight is a constant.
-fn operands(t: &Traced, c: &Contraction) -> Option<(ValueId, TensorId)> {
+/// The value that a constant weight meets, the weight, its layer, and where the layer's constant part goes.
+fn job(t: &Traced, c: &Contraction) -> Option<(ValueId, TensorId, Linear, Target)> {
     let weight = (*t.trace.tensors.inputs[c.node.0 as usize].get(c.slot)?)?;
-    t.trace.channels.tensor(weight).source?;
-    let other = t.analysis.graph.input(c.node, 1 - c.slot.min(1))?;
-    Some((other, weight))
+    let layer = expect::linear(&t.analysis.cx(c.node, 0, &[]))?;
+    let tensor = t.trace.channels.tensor(weight);
+    // Matrices and kernels whose contracted axis is one of the first two.
+    let known = tensor.source.is_some() && t.trace.channels.axis(c.axis).axis < 2;
+    if c.slot != 1 || !known || (layer.bias.is_none() && tensor.dims.len() != 2) {
+        return None;
+    }
+    let other = t.analysis.graph.input(c.node, 0)?;
+    Some((other, weight, layer, target(t, c, &layer)?))
 }
 
 /// The constant in a slot, when it is one vector (all other sizes 1) of floats.
@@ -141,123 +139,77 @@ fn vector(t: &Traced, node: NodeId, slot: usize, len: usize) -> bool {
     })
 }
 
-fn outputs(t: &Traced, c: &Contraction) -> Option<usize> {
-    let y = t.analysis.graph.output(c.node, 0)?;
-    let dims = t.analysis.dims(y)?;
-    let axis = match t.analysis.graph.node(c.node).op_type() {
-        "Conv" | "ConvTranspose" | "Gemm" => 1,
-        _ => dims.len().checked_sub(1)?,
-    };
-    dims.get(axis).filter(|d| d.1).map(|d| d.0)
+/// Position of the output channels on the layer's output, from the end, and their number.
+fn outputs(t: &Traced, node: NodeId, layer: &Linear) -> Option<(usize, usize)> {
+    let dims = t.analysis.dims(t.analysis.graph.output(node, 0)?)?;
+    let axis = layer.channel_axis.unwrap_or(dims.len().checked_sub(1)?);
+    let &(n, fixed) = dims.get(axis)?;
+    fixed.then_some((dims.len() - 1 - axis, n))
 }
 
 /// Where the consumer's constant part goes.
-fn target(t: &Traced, c: &Contraction) -> Option<Target> {
+fn target(t: &Traced, c: &Contraction, layer: &Linear) -> Option<Target> {
     let g = t.analysis.graph;
-    let n = outputs(t, c)?;
+    let (from_end, n) = outputs(t, c.node, layer)?;
     let cx = t.analysis.cx(c.node, 0, &[]);
-    if c.slot != 1 {
-        return None;
+    if let Some(slot) = layer.bias.filter(|&s| cx.has(s)) {
+        return vector(t, c.node, slot, n).then_some(Target::Add(c.node, slot));
     }
-    match g.node(c.node).op_type() {
-        "Gemm" if cx.float("alpha", 1.0) != 1.0 || cx.float("beta", 1.0) != 1.0 => return None,
-        "Gemm" | "Conv" | "ConvTranspose" if cx.has(2) => {
-            return vector(t, c.node, 2, n).then_some(Target::Add(c.node, 2));
-        }
-        _ => {}
-    }
-    let reader = g.output(c.node, 0).and_then(|y| g.sole_reader(y));
-    if let Some(r) = reader {
-        let y = g.output(c.node, 0);
-        match g.node(r).op_type() {
-            "BatchNormalization"
-                if t.analysis.cx(r, 0, &[]).int("training_mode", 0) == 0 && g.input(r, 0) == y && vector(t, r, 3, n) =>
-            {
-                return Some(Target::Subtract(r, 3));
-            }
-            "Add" => {
-                let slot = usize::from(g.input(r, 0) == y);
-                if vector(t, r, slot, n) && aligned(t, c, r, slot, n) {
+    let y = g.output(c.node, 0)?;
+    if let Some(r) = g.sole_reader(y)
+        && let Some(from) = (0..2).find(|&s| g.input(r, s) == Some(y))
+    {
+        match expect::behind(&t.analysis.cx(r, 0, &[]), from) {
+            Some(Behind::Mean(slot)) if vector(t, r, slot, n) => return Some(Target::Subtract(r, slot)),
+            Some(Behind::Addend(slot)) if vector(t, r, slot, n) => {
+                // The addend must run along the output channels.
+                let b = t.analysis.dims(g.input(r, slot)?)?;
+                if b.len() > from_end && b[b.len() - 1 - from_end].0 == n {
                     return Some(Target::Add(r, slot));
                 }
             }
             _ => {}
         }
     }
-    match g.node(c.node).op_type() {
-        "Conv" | "ConvTranspose" => Some(Target::New(c.node, 2)),
-        "Gemm" if t.analysis.opset >= 11 => Some(Target::New(c.node, 2)),
-        _ => None,
-    }
+    layer.bias.map(|slot| Target::New(c.node, slot))
 }
 
-/// Whether the constant addend runs along the consumer's output channels.
-fn aligned(t: &Traced, c: &Contraction, add: NodeId, slot: usize, n: usize) -> bool {
-    let shape = |v: Option<ValueId>| v.and_then(|v| t.analysis.dims(v));
-    let (Some(y), Some(b)) = (shape(t.analysis.graph.output(c.node, 0)), shape(t.analysis.graph.input(add, slot))) else {
-        return false;
+/// `Σ_j m_j Σ_taps W[k, j, …]` for every output channel `k`.
+fn contribution(t: &Traced, job: &Job) -> Result<Vec<f64>> {
+    let ch = &t.trace.channels;
+    let w = tensor::to_f32(source(t.analysis.graph, &t.trace, job.weight)?)?;
+    t.analysis.graph.model.release_pages();
+    let info = ch.axis(job.c.axis);
+    let dims = &ch.tensor(job.weight).dims;
+    let (_, n) = outputs(t, job.c.node, &job.layer).unwrap_or_default();
+    let (&[rows, columns], taps) = (dims.first_chunk::<2>().unwrap_or(&[0, 0]), dims.iter().skip(2).product::<usize>());
+    let sum = |i: usize, j: usize| -> f64 {
+        let from = (i * columns + j) * taps;
+        w.get(from..from + taps).map_or(0.0, |s| s.iter().map(|&x| f64::from(x)).sum())
     };
-    let from_end = match t.analysis.graph.node(c.node).op_type() {
-        "Conv" | "ConvTranspose" | "Gemm" => y.len() - 2,
-        _ => 0,
-    };
-    b.len() > from_end && b[b.len() - 1 - from_end].0 == n
-}
-
-/// Sums of a layer's weights per (input channel, output channel).
-struct Layer {
-    outputs: usize,
-    /// `(input index, output index) → Σ taps`, as triplets grouped by input index.
-    sums: Vec<Vec<(usize, f64)>>,
-}
-
-impl Layer {
-    fn read(t: &Traced, c: &Contraction, weight: TensorId, proto: &TensorProto) -> Result<Self> {
-        let w = tensor::to_f64(proto)?;
-        let ch = &t.trace.channels;
-        let info = ch.axis(c.axis);
-        let dims = &ch.tensor(weight).dims;
-        let n = outputs(t, c).unwrap_or(0);
-        let mut sums: Vec<Vec<(usize, f64)>> = vec![Vec::new(); info.len];
-        let taps: usize = dims.iter().skip(2).product();
-        let at = |i: usize, j: usize| -> f64 {
-            let from = (i * dims[1] + j) * taps;
-            w.get(from..from + taps).map_or(0.0, |s| s.iter().sum())
-        };
-        if dims.len() < 2 || info.axis > 1 || (dims.len() > 2 && t.analysis.graph.node(c.node).op_type() == "MatMul") {
-            return Ok(Layer { outputs: n, sums: vec![Vec::new(); info.len] });
+    let mut delta = vec![0.0; n];
+    let mut add = |o: usize, x: f64| {
+        if let Some(d) = delta.get_mut(o) {
+            *d += x;
         }
-        let cx = t.analysis.cx(c.node, 0, &[]);
-        if t.analysis.graph.node(c.node).op_type() == "ConvTranspose" {
-            // Each position receives kernel / stride of the taps on average.
-            let share: f64 = cx.list("strides").map_or(1.0, |s| s.iter().map(|&v| v as f64).product());
-            let groups = cx.int("group", 1).max(1) as usize;
-            let per = dims[0] / groups;
-            for (i, row) in sums.iter_mut().enumerate() {
-                let g = i / per.max(1);
-                row.extend((0..dims[1]).map(|o| (g * dims[1] + o, at(i, o) / share)));
-            }
-        } else if info.axis == 1 {
-            let rows = dims[0] / info.fold.max(1);
-            for (i, row) in sums.iter_mut().enumerate() {
-                let (g, local) = (i / dims[1], i % dims[1]);
-                row.extend((g * rows..(g + 1) * rows).map(|o| (o, at(o, local))));
+    };
+    for &(i, m) in &job.means {
+        if info.axis == 1 {
+            // `W[out, in, …]`; with a fold, `i` counts through the groups' inputs.
+            let per = rows / info.fold.max(1);
+            let (group, local) = (i / columns.max(1), i % columns.max(1));
+            for o in group * per..(group + 1) * per {
+                add(o, m * sum(o, local));
             }
         } else {
-            for (i, row) in sums.iter_mut().enumerate() {
-                row.extend((0..dims[1]).map(|o| (o, at(i, o))));
-            }
-        }
-        Ok(Layer { outputs: n, sums })
-    }
-
-    fn add(&self, input: usize, value: f64, delta: &mut [f64]) {
-        for &(o, w) in self.sums.get(input).into_iter().flatten() {
-            if let Some(d) = delta.get_mut(o) {
-                *d += value * w;
+            // `W[in, out, …]`; a transposed convolution's groups divide the inputs.
+            let group = i / (rows / job.layer.input_groups).max(1);
+            for o in 0..columns {
+                add(group * columns + o, m * sum(i, o) * job.layer.tap_share);
             }
         }
     }
+    Ok(delta)
 }
 
 fn apply(t: &Traced, edit: &mut Edit, node: NodeId, slot: usize, new: bool, delta: &[f64]) -> Result<()> {

@@ -3,10 +3,11 @@
 //! A [`Moment`] with `exact` set is a constant: the same for every input and every position. Anything that cannot be told
 //! is `None`.
 
-use crate::channels::{AxisId, Channel, Channels, Trace};
-use crate::graph::{NodeId, Origin, ValueId, is_default_domain};
-use crate::onnx::tensor;
-use crate::ops::chain;
+use crate::channels::{AxisId, Channel, Channels, TensorId, Trace};
+use crate::graph::{NodeId, Origin, ValueId};
+use crate::onnx::{proto::TensorProto, tensor};
+use crate::ops::Activation;
+use crate::ops::expect::{self, Passage};
 use crate::prune::Traced;
 use std::collections::HashMap;
 
@@ -27,11 +28,33 @@ impl Moment {
     }
 }
 
+/// The moment behind an element-wise function.
+fn through(act: Activation, m: Moment) -> Option<Moment> {
+    if m.exact {
+        return act.apply(m.mean).map(Moment::constant);
+    }
+    let (mean, second) = act.moments(m.mean, m.var.sqrt())?;
+    Some(Moment { mean, var: (second - mean * mean).max(0.0), exact: false })
+}
+
+/// Which rows (indices of axis 0) of a weight are all zero.
+fn zero_rows(t: &TensorProto) -> Vec<bool> {
+    let (Ok(raw), Some(size)) = (tensor::raw_le(t), tensor::elem_size(t.data_type())) else { return Vec::new() };
+    let rows = t.dims.first().map_or(0, |&d| d.max(0) as usize);
+    if !tensor::is_float(t.data_type()) || rows == 0 || raw.len() % (rows * size) != 0 {
+        return Vec::new();
+    }
+    // ±0 in every IEEE format: all bits but the sign are zero.
+    let zero = |e: &[u8]| e.iter().rev().enumerate().all(|(i, &b)| if i == 0 { b & 0x7f == 0 } else { b == 0 });
+    raw.chunks(raw.len() / rows).map(|row| row.chunks(size).all(zero)).collect()
+}
+
 /// Computes moments on demand.
 pub struct Moments<'a> {
     t: &'a Traced<'a>,
     memo: HashMap<(ValueId, usize, usize), Option<Moment>>,
     data: HashMap<ValueId, Option<Vec<f64>>>,
+    silent: HashMap<TensorId, Vec<bool>>,
 }
 
 /// How far back a chain is followed.
@@ -40,7 +63,7 @@ const DEPTH: usize = 64;
 impl<'a> Moments<'a> {
     /// For a traced model.
     pub fn new(t: &'a Traced<'a>) -> Self {
-        Moments { t, memo: HashMap::new(), data: HashMap::new() }
+        Moments { t, memo: HashMap::new(), data: HashMap::new(), silent: HashMap::new() }
     }
 
     fn trace(&self) -> &'a Trace {
@@ -92,7 +115,9 @@ impl<'a> Moments<'a> {
 
     fn constant(&mut self, source: ValueId) -> Option<&[f64]> {
         let graph = self.t.analysis.graph;
-        let read = || graph.constant(source).and_then(|p| tensor::to_f64(p).ok());
+        // Per-channel parameters only: a whole weight is never one.
+        let small = |p: &&TensorProto| tensor::numel(p).is_ok_and(|n| n <= 1 << 16);
+        let read = || graph.constant(source).filter(small).and_then(|p| tensor::to_f64(p).ok());
         self.data.entry(source).or_insert_with(read).as_deref()
     }
 
@@ -113,69 +138,57 @@ impl<'a> Moments<'a> {
     fn compute(&mut self, value: ValueId, key: (usize, usize), depth: usize) -> Option<Moment> {
         let g = self.t.analysis.graph;
         let Origin::Node(node, 0) = g.value(value).origin else { return None };
-        let proto = g.node(node);
-        if !is_default_domain(proto.domain()) {
-            return None;
-        }
         let x = g.input(node, 0);
-        let cx = self.t.analysis.cx(node, 0, &[]);
-        match proto.op_type() {
-            "BatchNormalization" => {
-                if cx.int("training_mode", 0) != 0 {
-                    return None;
-                }
+        match expect::passage(&self.t.analysis.cx(node, 0, &[])) {
+            Passage::BatchNorm { epsilon } => {
                 let [gamma, beta, mean, var] = [1, 2, 3, 4].map(|s| self.parameter(node, s, key));
                 let (gamma, beta) = (gamma?, beta?);
                 if gamma == 0.0 {
                     return Some(Moment::constant(beta));
                 }
                 if let Some(m) = self.at(x?, key, depth).filter(|m| m.exact) {
-                    let s = gamma / (var? + cx.float("epsilon", 1e-5)).sqrt();
+                    let s = gamma / (var? + epsilon).sqrt();
                     return Some(Moment::constant((m.mean - mean?) * s + beta));
                 }
                 Some(Moment { mean: beta, var: gamma * gamma, exact: false })
             }
-            "Conv" => self.silent_conv(node, key),
-            "Add" | "Sub" | "Sum" => self.sum(node, key, depth),
-            "Mul" => self.product(node, key, depth),
-            "AveragePool" | "MaxPool" => {
-                let m = self.at(x?, key, depth)?;
-                // Padding mixes zeros into an average; a maximum has another mean than its inputs.
-                let padded = cx.list("pads").is_some_and(|p| p.iter().any(|&v| v != 0)) || cx.string("auto_pad").is_some();
-                let max = proto.op_type() == "MaxPool";
-                (m.exact && (max || !padded) || !m.exact && !max).then_some(m)
+            Passage::Conv => self.silent_conv(node, key),
+            Passage::Sum(signs) => self.sum(node, &signs, key, depth),
+            Passage::Product => self.product(node, key, depth),
+            // Zeros in the padding mix into an average.
+            Passage::Average { padded } => {
+                let x = x.filter(|&x| self.carries(x, key))?;
+                self.at(x, key, depth).filter(|m| !(m.exact && padded))
             }
-            "GlobalAveragePool" | "Resize" | "Upsample" => self.at(x?, key, depth),
-            "ReduceMean" => self.carries(x?, key).then(|| self.at(x?, key, depth)).flatten(),
-            "Transpose" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
+            // A maximum has another mean than its inputs.
+            Passage::Maximum => self.at(x?, key, depth).filter(|m| m.exact),
+            Passage::Move => {
                 let x = x.filter(|&x| self.carries(x, key))?;
                 self.at(x, key, depth)
             }
-            "Concat" => {
-                let mut from = (0..proto.input.len()).filter_map(|s| g.input(node, s)).filter(|&v| self.carries(v, key));
-                let only = from.next()?;
+            Passage::Join => {
+                let slots = g.nodes[node.0 as usize].inputs.iter().flatten();
+                let mut from = slots.filter(|&&v| self.carries(v, key));
+                let only = *from.next()?;
                 if from.next().is_some() { None } else { self.at(only, key, depth) }
             }
-            _ => {
-                let act = chain::of_node(&cx)?;
-                let m = self.at(x?, key, depth)?;
-                if m.exact {
-                    return act.apply(m.mean).map(Moment::constant);
-                }
-                let (mean, second) = act.moments(m.mean, m.var.sqrt())?;
-                Some(Moment { mean, var: (second - mean * mean).max(0.0), exact: false })
-            }
+            Passage::Gate => self.at(x?, key, depth).and_then(|m| through(Activation::Sigmoid, m)),
+            Passage::Apply(act) => self.at(x?, key, depth).and_then(|m| through(act, m)),
+            Passage::Opaque => None,
         }
     }
 
     /// A convolution whose weights for this channel are all zero gives its bias.
     fn silent_conv(&mut self, node: NodeId, key: (usize, usize)) -> Option<Moment> {
+        let channels = self.channels();
         let id = (*self.trace().tensors.inputs[node.0 as usize].get(1)?)?;
-        let t = self.channels().tensor(id);
+        let t = channels.tensor(id);
         let row = self.only(key, (*t.axes.first()?)?)?;
-        let data = self.constant(t.source?)?;
-        let inner: usize = t.dims.iter().skip(1).product();
-        if data.get(row * inner..(row + 1) * inner)?.iter().any(|&w| w != 0.0) {
+        if !self.silent.contains_key(&id) {
+            let rows = self.t.analysis.graph.constant(t.source?).map(zero_rows).unwrap_or_default();
+            self.silent.insert(id, rows);
+        }
+        if self.silent.get(&id)?.get(row) != Some(&true) {
             return None;
         }
         let bias = if self.t.analysis.cx(node, 0, &[]).has(2) { self.parameter(node, 2, key)? } else { 0.0 };
@@ -183,14 +196,12 @@ impl<'a> Moments<'a> {
     }
 
     /// Sums of channels and per-channel constants; independent terms.
-    fn sum(&mut self, node: NodeId, key: (usize, usize), depth: usize) -> Option<Moment> {
-        let g = self.t.analysis.graph;
+    fn sum(&mut self, node: NodeId, signs: &[f64], key: (usize, usize), depth: usize) -> Option<Moment> {
         let mut total = Moment::constant(0.0);
-        for slot in 0..g.node(node).input.len() {
-            let sign = if slot > 0 && g.node(node).op_type() == "Sub" { -1.0 } else { 1.0 };
+        for (slot, sign) in signs.iter().enumerate() {
             let m = match self.parameter(node, slot, key) {
                 Some(c) => Moment::constant(c),
-                None => self.at(g.input(node, slot)?, key, depth)?,
+                None => self.at(self.t.analysis.graph.input(node, slot)?, key, depth)?,
             };
             total.mean += sign * m.mean;
             total.var += m.var;
@@ -199,22 +210,16 @@ impl<'a> Moments<'a> {
         Some(total)
     }
 
-    /// A channel times a constant, or `x·Sigmoid(x)`.
+    /// A channel times a constant, or `x·σ(x)`.
     fn product(&mut self, node: NodeId, key: (usize, usize), depth: usize) -> Option<Moment> {
         let g = self.t.analysis.graph;
         let (a, b) = (g.input(node, 0)?, g.input(node, 1)?);
         for (x, gate) in [(a, b), (b, a)] {
             if let Origin::Node(n, 0) = g.value(gate).origin
-                && g.node(n).op_type() == "Sigmoid"
                 && g.input(n, 0) == Some(x)
+                && expect::passage(&self.t.analysis.cx(n, 0, &[])) == Passage::Gate
             {
-                let m = self.at(x, key, depth)?;
-                let act = crate::ops::Activation::Silu;
-                if m.exact {
-                    return act.apply(m.mean).map(Moment::constant);
-                }
-                let (mean, second) = act.moments(m.mean, m.var.sqrt())?;
-                return Some(Moment { mean, var: (second - mean * mean).max(0.0), exact: false });
+                return self.at(x, key, depth).and_then(|m| through(Activation::Silu, m));
             }
         }
         for (slot, x) in [(1, a), (0, b)] {
@@ -223,7 +228,7 @@ impl<'a> Moments<'a> {
                 return Some(Moment { mean: m.mean * c, var: m.var * c * c, exact: m.exact });
             }
         }
-        // A zero annihilates whatever it meets; other products need the joint distribution.
+        // Other products need the joint distribution.
         let (p, q) = (self.at(a, key, depth)?, self.at(b, key, depth)?);
         (p.exact && q.exact).then(|| Moment::constant(p.mean * q.mean))
     }

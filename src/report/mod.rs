@@ -1,6 +1,11 @@
 //! What a run found and did. These structs know no format; each format is one file.
 
+pub mod dot;
+pub mod inspect_terminal;
+pub mod json;
+pub mod pins;
 pub mod terminal;
+pub mod text;
 
 use crate::channels::Pin;
 use serde::Serialize;

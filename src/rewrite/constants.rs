@@ -8,6 +8,9 @@ use crate::onnx::tensor;
 use bytes::Bytes;
 use rayon::prelude::*;
 
+/// Source bytes that are cut between two releases of mapped pages.
+const BATCH_BYTES: usize = 16 << 20;
+
 /// Cuts every constant that loses something.
 pub fn cut_all(cut: &Cut, ed: &mut Editor) -> Result<()> {
     let todo: Vec<TensorId> = (0..cut.trace.channels.tensors.len() as u32)
@@ -17,10 +20,23 @@ pub fn cut_all(cut: &Cut, ed: &mut Editor) -> Result<()> {
             t.source.is_some() && cut.touches(t)
         })
         .collect();
-    let done: Vec<Result<TensorProto>> =
-        todo.par_iter().map(|&t| cut_tensor(cut, cut.trace.channels.tensor(t))).collect();
-    for (t, new) in todo.into_iter().zip(done) {
-        place(cut, ed, cut.trace.channels.tensor(t), new?);
+    // In batches, so that the mapped pages of what has been cut need not stay in memory.
+    let mut rest = todo.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|&&t| {
+            let before = bytes;
+            bytes += cut.trace.channels.tensor(t).dims.iter().product::<usize>() * 4;
+            before == 0 || bytes <= BATCH_BYTES
+        });
+        let (batch, next) = rest.split_at(fits.count().max(1));
+        let done: Vec<Result<TensorProto>> =
+            batch.par_iter().map(|&t| cut_tensor(cut, cut.trace.channels.tensor(t))).collect();
+        for (&t, new) in batch.iter().zip(done) {
+            place(cut, ed, cut.trace.channels.tensor(t), new?);
+        }
+        cut.a.graph.model.release_pages();
+        rest = next;
     }
     Ok(())
 }

@@ -6,10 +6,10 @@ use super::{Cut, finish};
 use crate::canon::Analysis;
 use crate::channels::{TensorId, Trace};
 use crate::error::Result;
-use crate::graph::is_default_domain;
 use crate::onnx::Model;
-use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
+use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
+use crate::ops::build;
 use std::collections::BTreeMap;
 
 /// The twin that the pruned model must equal. Shapes stay as they were.
@@ -74,15 +74,6 @@ fn mask_operand(
     let Ok(mask) = tensor::from_f64_like(&like, &dims, &keep) else { return };
     let mask = ed.add(mask, &format!("{}.mask", g.value(operand).name));
     let masked = ed.names.fresh(&format!("{}.masked", g.value(operand).name));
-    debug_assert!(is_default_domain(""));
-    ed.insert_before(
-        node,
-        NodeProto {
-            op_type: Some("Mul".into()),
-            input: vec![g.value(operand).name.clone(), mask],
-            output: vec![masked.clone()],
-            ..NodeProto::default()
-        },
-    );
+    ed.insert_before(node, build::mul(g.value(operand).name.clone(), mask, masked.clone()));
     ed.set_input(node, slot, &masked);
 }

@@ -50,9 +50,7 @@ fn finish(cut: &Cut, mut proto: ModelProto) -> Model {
             cut.shrink_info(info);
         }
     }
-    let mut model = Model::from_proto(proto, cut.a.graph.model.path.clone());
-    model.was_external = cut.a.graph.model.was_external;
-    model
+    cut.a.graph.model.derive(proto)
 }
 
 /// Edits to constants of a model that keeps all its channels (repairs).

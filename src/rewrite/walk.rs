@@ -7,7 +7,7 @@ use crate::graph::NodeId;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override};
-use crate::ops::{self, Loc, Patch};
+use crate::ops::{self, Loc, Patch, build};
 use std::sync::Arc;
 
 /// The new graph's facts, by the original graph's values.
@@ -139,15 +139,7 @@ impl Walk<'_, '_> {
             let constant = ed.add(tensor::from_i64("", &[d.len()], &d), &format!("{name}.delta"));
             let sum = ed.names.fresh(&format!("{name}.pruned"));
             let input = ed.node(id).and_then(|n| n.input.get(slot).cloned()).unwrap_or(name);
-            ed.insert_before(
-                id,
-                NodeProto {
-                    op_type: Some("Add".into()),
-                    input: vec![input, constant],
-                    output: vec![sum.clone()],
-                    ..NodeProto::default()
-                },
-            );
+            ed.insert_before(id, build::add(input, constant, sum.clone()));
             ed.set_input(id, slot, &sum);
             [a, b].map(|v| {
                 let new: Vec<i64> = v.ints().iter().zip(&d).map(|(x, y)| x + y).collect();
@@ -250,17 +242,14 @@ impl Walk<'_, '_> {
         let name = g.name(last);
         let constant =
             ed.add(tensor::from_i64("", &[indices.len()], &indices), &format!("{}.indices", name.trim_start_matches('/')));
+        let (input, output) = (g.value(s.input).name.clone(), g.value(s.output).name.clone());
         let gather = NodeProto {
             name: g.node(last).name.clone(),
-            op_type: Some("Gather".into()),
-            input: vec![g.value(s.input).name.clone(), constant],
-            output: vec![g.value(s.output).name.clone()],
-            ..NodeProto::default()
+            ..build::gather(input, constant, output, s.axis)
         };
         if let Some(n) = ed.node_mut(last) {
             *n = gather;
         }
-        ed.set_attr(last, "axis", &ops::patch::AttrEdit::Int(s.axis as i64));
         ed.drop_node(s.nodes[0]);
         ed.drop_node(s.nodes[1]);
         for l in 0..2 {

@@ -1,0 +1,87 @@
+//! clap arguments → library options; one file a command, no logic.
+
+mod inspect;
+mod output;
+mod parse;
+mod progress;
+mod prune;
+
+use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write};
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-prune model.onnx --ratio 0.4                        remove 40 % of the prunable channels
+  onnx-prune model.onnx --target-macs 0.5 -o half.onnx     keep half of the multiply-accumulates
+  onnx-prune model.onnx --ratio 0.3 --exclude '^head' --layer-ratio 'layer4=0.6'
+  onnx-prune model.onnx --ratio 0.4 --save-plan plan.json --dry-run
+  onnx-prune model.onnx --plan plan.json                   apply a stored decision
+  onnx-prune inspect model.onnx model.pruned.onnx          compare two models
+
+Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
+A model that is named like a command is given as ./inspect.";
+
+/// Removes whole channels from a trained ONNX network: a smaller, faster model that provably computes what the original
+/// computes with those channels zeroed.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    prune: prune::PruneArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show operators, sizes, channel groups and what holds channels back, for one model or several side by side
+    Inspect(inspect::InspectArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Print nothing but errors
+    #[arg(short, long, help_heading = "General")]
+    quiet: bool,
+    /// Threads to use [default: one per core]; the result does not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "General")]
+    threads: Option<u16>,
+}
+
+impl Common {
+    fn start(&self) -> anyhow::Result<()> {
+        if let Some(n) = self.threads {
+            rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global()?;
+        }
+        Ok(())
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Some(Command::Inspect(args)) => inspect::run(&args),
+            None => prune::run(&self.prune),
+        }
+    }
+}
+
+/// Prints to stdout. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}

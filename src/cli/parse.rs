@@ -1,0 +1,37 @@
+//! Values of flags that clap has no parser for.
+
+use onnx_prune::prune::{DEFAULT_CRITERION, FALLBACK_CRITERION};
+use onnx_prune::score::CRITERIA;
+use regex::Regex;
+
+/// A regular expression, its error on one line.
+pub fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|e| {
+        let text = e.to_string();
+        let last = text.lines().last().unwrap_or_default();
+        format!("not a regular expression: {}", last.trim_start_matches("error: "))
+    })
+}
+
+/// `REGEX=R`; the last `=` separates.
+pub fn layer_ratio(text: &str) -> Result<(Regex, f64), String> {
+    let (pattern, ratio) = text.rsplit_once('=').ok_or("expected REGEX=R, for example 'layer4=0.5'")?;
+    let ratio = ratio.trim().parse().ok().filter(|r| (0.0..1.0).contains(r));
+    let ratio = ratio.ok_or("R is the share of the channels to remove, at least 0 and below 1")?;
+    Ok((regex(pattern)?, ratio))
+}
+
+/// Short help of `--criterion`.
+pub const CRITERION: &str = "How channels are ranked, as in l2 or bn-scale=0.7,l1=0.3 (--help lists the criteria)";
+
+/// Names and one-line descriptions of all criteria.
+pub fn criteria_help() -> String {
+    let mut text = format!(
+        "How channels are ranked: one criterion, or several with weights as in bn-scale=0.7,l1=0.3 \
+         [default: {DEFAULT_CRITERION} where there is a BatchNormalization, else {FALLBACK_CRITERION}]\n"
+    );
+    for c in CRITERIA {
+        text += &format!("\n  {:<14} {}", c.name(), c.about());
+    }
+    text
+}

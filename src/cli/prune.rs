@@ -1,0 +1,311 @@
+//! `onnx-prune MODEL`: from the flags to [`Options`], and the files that come out.
+
+use super::output::{self, Staged};
+use super::progress::Progress;
+use super::{Common, parse};
+use clap::{Args, ValueEnum, ValueHint};
+use onnx_prune::error::Error;
+use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
+use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
+use onnx_prune::prune::{Options, Pruned, prune};
+use onnx_prune::recover::Recover;
+use onnx_prune::report::{PruneReport, json, terminal};
+use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
+use regex::Regex;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Flags that shape a decision: without effect on a stored one.
+const DECIDING: [&str; 10] = [
+    "criterion",
+    "aggregate",
+    "normalize",
+    "scope",
+    "min_channels",
+    "max_layer_ratio",
+    "round_to",
+    "exclude",
+    "only",
+    "layer_ratio",
+];
+
+const NO_BUDGET: &str = "no budget: say how much to remove with exactly one of --ratio R (share of the prunable channels that goes), \
+     --threshold T (on the score), --target-macs F or --target-params F (share that stays), or --plan FILE (a stored decision)";
+
+/// Prunes a model.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// The ONNX model
+    // Required unless a subcommand is given, which clap knows only of the whole parser.
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    model: Option<PathBuf>,
+
+    /// Where the pruned model goes [default: <stem>.pruned.onnx beside the input]
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Replace the input by the pruned model
+    #[arg(long, conflicts_with = "output", help_heading = "Output")]
+    in_place: bool,
+    /// Put the weights into a file OUT.data (always done where the input has one, and above 2 GiB)
+    #[arg(long, help_heading = "Output")]
+    external_data: bool,
+    /// Write the full report as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    report: Option<PathBuf>,
+    /// Write the decision as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    save_plan: Option<PathBuf>,
+    /// Stop after the decision; no model is written
+    #[arg(long, help_heading = "Output")]
+    dry_run: bool,
+
+    #[command(flatten)]
+    budget: BudgetArgs,
+
+    #[arg(long, value_name = "SPEC", help = parse::CRITERION, long_help = parse::criteria_help(), help_heading = "Ranking")]
+    criterion: Option<CriterionSpec>,
+    /// How the coupled layers of a group add up
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Ranking")]
+    aggregate: Aggregate,
+    /// How scores are scaled before groups compete
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Ranking")]
+    normalize: Normalize,
+    /// One ranking over the whole model, or every layer by itself
+    #[arg(long, value_enum, default_value_t, help_heading = "Ranking")]
+    scope: Scope,
+    /// Rounds; scores are taken anew in each
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = steps, help_heading = "Ranking")]
+    steps: usize,
+    /// Seed of the random criterion and of the verification's input
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Ranking")]
+    seed: u64,
+
+    /// Every group keeps at least this many channels
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Limits")]
+    min_channels: usize,
+    /// No layer loses a larger share of its channels
+    #[arg(long, value_name = "R", default_value_t = 0.9, allow_negative_numbers = true, help_heading = "Limits")]
+    max_layer_ratio: f64,
+    /// Kept channels are rounded to the nearest multiple of N; auto follows the size of the layer, 1 turns rounding off
+    #[arg(long, value_name = "N|auto", default_value_t, help_heading = "Limits")]
+    round_to: RoundTo,
+    /// Leave groups with a matching node or tensor name alone (repeatable)
+    #[arg(long, value_name = "REGEX", value_parser = parse::regex, help_heading = "Limits")]
+    exclude: Vec<Regex>,
+    /// Prune only groups with a matching node or tensor name (repeatable)
+    #[arg(long, value_name = "REGEX", value_parser = parse::regex, help_heading = "Limits")]
+    only: Vec<Regex>,
+    /// Remove share R from groups with a matching node or tensor name (repeatable; the last match counts)
+    #[arg(long, value_name = "REGEX=R", value_parser = parse::layer_ratio, help_heading = "Limits")]
+    layer_ratio: Vec<(Regex, f64)>,
+
+    /// What is done for accuracy without data: nothing; fold channels that are constant into the biases of their readers;
+    /// or fold the expected value of all removed channels [default: bias, or as stored in --plan]
+    #[arg(long, value_enum, value_name = "MODE", help_heading = "Repair and check")]
+    recover: Option<Recover>,
+    /// Do not compare the pruned model with the masked original
+    #[arg(long, help_heading = "Repair and check")]
+    no_verify: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct BudgetArgs {
+    /// Remove this share of the prunable channels, from 0 to below 1
+    #[arg(long, value_name = "R", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
+    ratio: Option<f64>,
+    /// Remove channels with a score of at most T; 0 removes dead channels
+    #[arg(long, value_name = "T", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
+    threshold: Option<f64>,
+    /// Keep this share of the whole model's multiply-accumulates
+    #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
+    target_macs: Option<f64>,
+    /// Keep this share of the whole model's parameters
+    #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
+    target_params: Option<f64>,
+    /// Apply a decision that --save-plan wrote for this very model
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = DECIDING,
+          conflicts_with = "steps", help_heading = "Budget (exactly one)")]
+    plan: Option<PathBuf>,
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|k| (1..=1000).contains(k)).ok_or_else(|| "expected a whole number from 1 to 1000".into())
+}
+
+impl BudgetArgs {
+    fn budget(&self) -> Option<Budget> {
+        None.or(self.ratio.map(Budget::Ratio))
+            .or(self.threshold.map(Budget::Threshold))
+            .or(self.target_macs.map(Budget::TargetMacs))
+            .or(self.target_params.map(Budget::TargetParams))
+            // A stored plan does not ask for one.
+            .or(self.plan.as_ref().map(|_| Budget::Ratio(0.0)))
+    }
+}
+
+impl PruneArgs {
+    fn options(&self) -> anyhow::Result<Options> {
+        let budget = self.budget.budget().ok_or_else(|| Error::Usage(NO_BUDGET.into()))?;
+        let plan = self.budget.plan.as_ref().map(plan::load).transpose()?;
+        Ok(Options {
+            budget,
+            criterion: self.criterion.clone(),
+            aggregate: self.aggregate,
+            normalize: self.normalize,
+            scope: self.scope,
+            min_channels: self.min_channels,
+            max_layer_ratio: self.max_layer_ratio,
+            round_to: self.round_to,
+            exclude: self.exclude.clone(),
+            only: self.only.clone(),
+            layer_ratio: self.layer_ratio.clone(),
+            steps: self.steps,
+            recover: self.recover(plan.as_ref())?,
+            verify: !self.no_verify,
+            seed: self.seed,
+            plan,
+            dry_run: self.dry_run,
+        })
+    }
+
+    fn model(&self) -> &Path {
+        self.model.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn recover(&self, plan: Option<&PlanFile>) -> anyhow::Result<Recover> {
+        match (self.recover, plan.map(|p| p.recover.as_str())) {
+            (Some(asked), _) => Ok(asked),
+            (None, None | Some("")) => Ok(Recover::default()),
+            (None, Some(stored)) => Ok(Recover::from_str(stored, false).map_err(|_| {
+                Error::Plan(format!("it asks for the unknown repair {stored:?}; choose one with --recover"))
+            })?),
+        }
+    }
+
+    /// Where the model goes; `None` on a dry run.
+    fn out(&self) -> Option<PathBuf> {
+        match (&self.output, self.dry_run, self.in_place) {
+            (_, true, _) => None,
+            // The file itself, not a link to it.
+            (_, _, true) => Some(self.model().canonicalize().unwrap_or_else(|_| self.model().to_owned())),
+            (Some(out), ..) => Some(out.clone()),
+            (None, ..) => Some(output::default_output(self.model())),
+        }
+    }
+
+    /// Everything about the outputs that can be known before the work.
+    fn check_outputs(&self, out: Option<&Path>, model: &Model) -> anyhow::Result<()> {
+        if let Some(out) = out.filter(|out| !self.in_place && output::same_file(out, self.model())) {
+            let hint = "choose another -o OUT, or ask for it with --in-place";
+            return Err(Error::Usage(format!("{}: the output would overwrite the input; {hint}", out.display())).into());
+        }
+        let data = out.map(output::data_file).filter(|_| model.was_external || self.external_data);
+        let external = external_files(model);
+        let mut written: Vec<(&str, &Path)> = Vec::new();
+        let mut read: Vec<(&str, &Path)> = vec![("the input", self.model())];
+        let own = [("the pruned model", out), ("the pruned model's data", data.as_deref())];
+        let own = own.into_iter().filter_map(|(what, path)| Some((what, path?)));
+        if self.in_place {
+            read.extend(own)
+        } else {
+            written.extend(own)
+        }
+        written.extend(self.save_plan.iter().map(|p| ("the plan", p.as_path())));
+        written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
+        read.extend(self.budget.plan.iter().map(|p| ("the plan that is applied", p.as_path())));
+        read.extend(external.iter().map(|p| ("the input's data file", p.as_path())));
+        output::check_distinct(&written, &read)?;
+        written.iter().map(|(_, p)| *p).chain(out).try_for_each(output::probe)
+    }
+}
+
+/// The data files that the model reads.
+fn external_files(model: &Model) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let walked = onnx::visit::tensors(&model.proto, &mut |t| {
+        let location = t.external_data.iter().find(|e| e.key() == "location");
+        files.extend(location.map(|e| model.path.with_file_name(e.value())));
+        Ok(())
+    });
+    debug_assert!(walked.is_ok());
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// Errors about a tensor do not know the file.
+pub fn in_file(e: impl Into<Error>, path: &Path) -> anyhow::Error {
+    let e = e.into();
+    match e {
+        Error::Onnx(OnnxError::Tensor { .. } | OnnxError::External { .. }) => {
+            anyhow::Error::new(e).context(path.display().to_string())
+        }
+        e => e.into(),
+    }
+}
+
+/// Loads a model; errors name the file.
+pub fn load(path: &Path) -> anyhow::Result<Model> {
+    onnx::load(path).map_err(|e| in_file(e, path))
+}
+
+/// Runs the command.
+pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
+    args.common.start()?;
+    let options = args.options()?;
+    let progress = Progress::new(args.common.quiet);
+    progress.stage("load");
+    let model = load(args.model())?;
+    let out = args.out();
+    args.check_outputs(out.as_deref(), &model)?;
+    let loaded = start.elapsed();
+    let mut pruned = prune(&model, &options, &|stage| progress.stage(stage)).map_err(|e| in_file(e, args.model()))?;
+    pruned.report.timings_ms.insert("load".into(), loaded.as_secs_f64() * 1e3);
+    progress.stage("write");
+    write(args, out.as_deref(), &mut pruned, start)?;
+    drop(progress);
+    if !args.common.quiet {
+        super::print(&terminal::prune(&pruned.report, terminal::width()))?;
+        warn(&pruned.report);
+    }
+    Ok(())
+}
+
+/// The model first, then plan and report; all of them or none.
+fn write(args: &PruneArgs, out: Option<&Path>, pruned: &mut Pruned, start: Instant) -> anyhow::Result<()> {
+    let plan = json::to_string(&pruned.plan)?;
+    let plan = args.save_plan.as_ref().map(|p| Staged::new(p, plan)).transpose()?;
+    let fresh: Vec<PathBuf> = out.map(|o| [o.to_owned(), output::data_file(o)]).into_iter().flatten().collect();
+    let fresh: Vec<PathBuf> = fresh.into_iter().filter(|p| !p.exists()).collect();
+    if let (Some(out), Some(model)) = (out, &pruned.model) {
+        let begin = Instant::now();
+        let report = &mut pruned.report;
+        report.pruned.bytes =
+            onnx::save(model, out, &SaveOptions { external: args.external_data }).map_err(Error::from)?;
+        report.pruned.path = out.display().to_string();
+        report.timings_ms.insert("save".into(), begin.elapsed().as_secs_f64() * 1e3);
+    }
+    pruned.report.timings_ms.insert("total".into(), start.elapsed().as_secs_f64() * 1e3);
+    let rest = || {
+        let report = json::to_string(&pruned.report)?;
+        let report = args.report.as_ref().map(|p| Staged::new(p, report)).transpose()?;
+        plan.into_iter().chain(report).try_for_each(Staged::publish)
+    };
+    rest().inspect_err(|_| {
+        for file in &fresh {
+            // The error that is reported is the first one.
+            let _ = std::fs::remove_file(file);
+        }
+    })
+}
+
+fn warn(report: &PruneReport) {
+    if let Some(missed) = &report.missed {
+        eprintln!("warning: budget missed: {missed}");
+    }
+}

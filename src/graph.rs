@@ -113,7 +113,13 @@ impl<'m> Graph<'m> {
             ));
         }
         self.by_name.insert(name, id);
-        self.values.push(Value { name: name.to_owned(), origin, readers: Vec::new(), is_output: false, captured_by: None });
+        self.values.push(Value {
+            name: name.to_owned(),
+            origin,
+            readers: Vec::new(),
+            is_output: false,
+            captured_by: None,
+        });
         Ok(id)
     }
 
@@ -146,7 +152,11 @@ impl<'m> Graph<'m> {
         for (i, node) in self.proto.node.iter().enumerate() {
             let mut outputs = Vec::with_capacity(node.output.len());
             for (slot, name) in node.output.iter().enumerate() {
-                outputs.push(if name.is_empty() { None } else { Some(self.declare(name, Origin::Node(NodeId(i as u32), slot))?) });
+                outputs.push(if name.is_empty() {
+                    None
+                } else {
+                    Some(self.declare(name, Origin::Node(NodeId(i as u32), slot))?)
+                });
             }
             self.nodes.push(Node { inputs: Vec::with_capacity(node.input.len()), outputs });
         }
@@ -164,7 +174,10 @@ impl<'m> Graph<'m> {
                     None
                 } else {
                     let v = self.by_name.get(name.as_str()).copied().ok_or_else(|| {
-                        format!("{} reads tensor {name:?}, which no node, initializer or graph input produces", self.label(id))
+                        format!(
+                            "{} reads tensor {name:?}, which no node, initializer or graph input produces",
+                            self.label(id)
+                        )
                     })?;
                     self.read(v, id, slot);
                     Some(v)

@@ -3,8 +3,9 @@
 use crate::canon::{self, Analysis};
 use crate::channels::{Channels, Trace, trace, weights::Weights};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{Model, tensor};
+use crate::ops;
 use crate::plan::{self, Budget, Decision, Limits, PlanFile, Reached, RoundTo, Scope};
 use crate::recover::{self, Recover};
 use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, VerifyReport};
@@ -12,7 +13,7 @@ use crate::rewrite;
 use crate::score::{self, Aggregate, CriterionSpec, Normalize, ScoreContext, Scores};
 use crate::verify;
 use regex::Regex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Everything that a pruning run can be told.
@@ -105,11 +106,30 @@ pub struct Traced<'m> {
     pub trace: Trace,
 }
 
+/// Oldest and newest supported version of the default operator set.
+pub const OPSETS: (i64, i64) = (7, 28);
+
 /// Analyses a graph.
 ///
 /// # Errors
-/// When the graph is too large.
+/// When the graph is too large, or its operator set is not supported.
 pub fn analyse<'m>(graph: &'m Graph<'m>) -> Result<Traced<'m>> {
+    let (opset, path) = (graph.model.opset(), graph.model.path.display());
+    // A model without standard operators imports none of them: everything in it pins.
+    if opset != 0 && opset < OPSETS.0 {
+        return Err(Error::Usage(format!(
+            "{path}: operator set {opset} is older than {}, the oldest supported (older ones broadcast differently); convert \
+             the model with onnx.version_converter",
+            OPSETS.0
+        )));
+    }
+    if opset > OPSETS.1 {
+        return Err(Error::Usage(format!(
+            "{path}: operator set {opset} is newer than {}, the newest known; its operators may mean something else. Update \
+             onnx-prune, or export with an older operator set",
+            OPSETS.1
+        )));
+    }
     let analysis = canon::analyse(graph);
     let trace = trace(&analysis)?;
     Ok(Traced { analysis, trace })
@@ -203,7 +223,11 @@ fn check(
     progress: &dyn Fn(&str),
 ) -> Result<VerifyReport> {
     if !options.verify {
-        return Ok(VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "not asked for (--no-verify)".into() });
+        return Ok(VerifyReport {
+            runtime: "none".into(),
+            max_rel_diff: None,
+            note: "not asked for (--no-verify)".into(),
+        });
     }
     progress("verify");
     clock.time("verify", || {
@@ -221,17 +245,28 @@ fn same_groups(a: &Channels, b: &Channels) -> Result<()> {
     Ok(())
 }
 
-/// NaN or infinity in a weight would make every score and every comparison meaningless.
+/// Every tensor holds what its shape says, and no layer weight is NaN or infinite: every score and every comparison would
+/// be meaningless.
 fn check_weights(graph: &Graph, ch: &Channels) -> Result<()> {
-    let mut seen = std::collections::BTreeSet::new();
+    let weight_slot = |n: NodeId, slot: usize| {
+        let node = graph.node(n);
+        ops::rule(node.domain(), node.op_type()).is_some_and(|r| r.weight_slots().contains(&slot))
+    };
+    let mut weights: BTreeSet<ValueId> = BTreeSet::new();
+    for t in &ch.tensors {
+        weights.extend(t.source.filter(|_| t.readers.iter().any(|&(n, slot)| weight_slot(n, slot))));
+    }
     for g in &ch.groups {
-        for s in &g.sites {
-            let source: Option<ValueId> = ch.tensor_of(s.axis).source;
-            if let Some(v) = source.filter(|v| seen.insert(*v))
-                && let Some(t) = graph.constant(v)
-            {
-                tensor::check_finite(t)?;
-            }
+        weights.extend(g.sites.iter().filter_map(|s| ch.tensor_of(s.axis).source));
+    }
+    for t in &graph.proto.initializer {
+        if tensor::elem_size(t.data_type()).is_some() {
+            tensor::raw_le(t)?;
+        }
+    }
+    for v in weights {
+        if let Some(t) = graph.constant(v) {
+            tensor::check_finite(t)?;
         }
         graph.model.release_pages();
     }
@@ -274,6 +309,9 @@ fn limits(graph: &Graph, ch: &Channels, o: &Options) -> Result<Limits> {
 
 /// The budget of round `k` of `n`.
 fn partial(budget: Budget, k: usize, n: usize) -> Budget {
+    if k == n {
+        return budget;
+    }
     let part = k as f64 / n as f64;
     match budget {
         Budget::Ratio(r) => Budget::Ratio(r * part),
@@ -303,7 +341,8 @@ fn decide(
     let mut last = None;
     for k in 1..=o.steps {
         let scores = clock.time("score", || rescore(graph, ch, o, &spec, &fallback, &gone))?;
-        let decision = clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, o.steps), &limits))?;
+        let decision =
+            clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, o.steps), &limits))?;
         gone.clone_from(&decision.removed);
         last = Some((decision, scores));
     }

@@ -45,9 +45,12 @@ pub fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<VerifyReport> 
     let Some(rt) = runtime::embedded() else {
         return Ok(not_compared("none", "this build has no embedded runtime; only the structure was checked"));
     };
-    let half = twin.proto.graph.iter().flat_map(|g| &g.initializer).any(|t| {
-        tensor::is_float(t.data_type()) && tensor::elem_size(t.data_type()) == Some(2)
-    });
+    let half = twin
+        .proto
+        .graph
+        .iter()
+        .flat_map(|g| &g.initializer)
+        .any(|t| tensor::is_float(t.data_type()) && tensor::elem_size(t.data_type()) == Some(2));
     let tolerance = if half { TOLERANCE_HALF } else { TOLERANCE };
     let name = format!("{} {}", rt.name(), rt.version());
     let mut session = match rt.load(twin) {

@@ -39,11 +39,42 @@ fn of_constant(cx: &NodeCx) -> Option<Val> {
     Some(Val::new(vec![a.floats.len()], a.floats.iter().map(|&f| f64::from(f)).collect(), true))
 }
 
-/// The node's first output, folded.
-pub fn eval(cx: &NodeCx) -> Option<Val> {
+/// The node's outputs, folded; `None` (or nothing) for those that are not.
+pub fn eval(cx: &NodeCx) -> Vec<Option<Val>> {
     if !is_default_domain(cx.node.domain()) {
-        return None;
+        return Vec::new();
     }
+    if cx.node.op_type() == "Split" {
+        return split(cx).unwrap_or_default();
+    }
+    vec![first(cx)]
+}
+
+/// The parts of a vector.
+fn split(cx: &NodeCx) -> Option<Vec<Option<Val>>> {
+    let x = cx.val(0).filter(|x| x.dims.len() == 1)?;
+    let mut at = 0;
+    let parts = (0..cx.n_outputs()).map(|o| {
+        let n = *cx.out_shape(o).ok()?.first()?;
+        at += n;
+        x.pick(vec![n], at - n..at)
+    });
+    Some(parts.collect())
+}
+
+fn clip(cx: &NodeCx) -> Option<Val> {
+    let mut v = cx.val(0)?.clone();
+    let bound = |slot: usize, name: &str, default: f32| {
+        if cx.has(slot) { cx.val(slot)?.data.first().copied() } else { Some(cx.float(name, default)) }
+    };
+    let (lo, hi) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
+    for x in &mut v.data {
+        *x = x.max(lo).min(hi);
+    }
+    Some(v)
+}
+
+fn first(cx: &NodeCx) -> Option<Val> {
     match cx.node.op_type() {
         "Constant" => of_constant(cx),
         "Shape" => {
@@ -70,13 +101,13 @@ pub fn eval(cx: &NodeCx) -> Option<Val> {
         "Identity" => cx.val(0).cloned(),
         "Cast" => cast(cx),
         "Neg" | "Abs" | "Floor" | "Ceil" | "Sqrt" | "Not" | "Round" | "Sign" => unary(cx),
-        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Min" | "Max" | "Equal" | "Greater" | "Less" | "GreaterOrEqual"
-        | "LessOrEqual" | "And" | "Or" => binary_chain(cx),
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "Min" | "Max" | "Equal" | "Greater" | "Less"
+        | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" => binary_chain(cx),
         "Where" => where_(cx),
         "Gather" => gather(cx),
         "Concat" => concat(cx),
         "Slice" => slice(cx),
-        "Split" => None,
+        "Clip" => clip(cx),
         "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
             // Only the shape changes; `infer` has computed it.
             let v = cx.val(0)?;
@@ -387,7 +418,12 @@ fn reduce(cx: &NodeCx) -> Option<Val> {
         };
         deps = join(&deps, d);
     }
-    Some(Val { dims: if keep { vec![1; x.dims.len()] } else { vec![] }, data: vec![acc], float: x.float, deps: vec![deps] })
+    Some(Val {
+        dims: if keep { vec![1; x.dims.len()] } else { vec![] },
+        data: vec![acc],
+        float: x.float,
+        deps: vec![deps],
+    })
 }
 
 /// Follows `Identity` nodes back to the constant they pass on.

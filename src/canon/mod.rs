@@ -7,7 +7,7 @@ pub mod fold;
 pub mod shuffle;
 pub mod val;
 
-use crate::graph::{Graph, NodeId, Origin, ValueId};
+use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension::Value as DimValue, type_proto::Value as TypeValue};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override};
@@ -121,11 +121,12 @@ fn lane(graph: &Graph, opset: i64, index: usize) -> (Lane, Vec<Option<Refusal>>)
         .filter_map(|v| Some((v.name(), v.r#type.as_ref()?)))
         .collect();
     let mut refusals = vec![None; graph.nodes.len()];
+    let mut blamed: HashMap<ValueId, String> = HashMap::new();
     for &id in &graph.order {
         let cx = NodeCx { graph, id, node: graph.node(id), opset, lane: &lane, overrides: &[] };
         let (shapes, refusal) = match infer(&cx) {
             Ok(s) => (s, None),
-            Err(r) => (vec![], Some(r)),
+            Err(r) => (vec![], Some(blame(graph, &lane, &mut blamed, id, r))),
         };
         refusals[id.0 as usize] = refusal;
         let outputs = &graph.nodes[id.0 as usize].outputs;
@@ -137,17 +138,40 @@ fn lane(graph: &Graph, opset: i64, index: usize) -> (Lane, Vec<Option<Refusal>>)
             });
         }
         let cx = NodeCx { graph, id, node: graph.node(id), opset, lane: &lane, overrides: &[] };
-        let val = fold::eval(&cx);
-        if let (Some(&Some(v)), Some(val)) = (outputs.first(), val) {
-            lane.shapes[v.0 as usize].get_or_insert_with(|| val.dims.clone());
-            lane.vals[v.0 as usize] = Some(Arc::new(val));
+        for (val, out) in fold::eval(&cx).into_iter().zip(outputs) {
+            if let (Some(val), &Some(v)) = (val, out) {
+                lane.shapes[v.0 as usize].get_or_insert_with(|| val.dims.clone());
+                lane.vals[v.0 as usize] = Some(Arc::new(val));
+            }
         }
     }
     (lane, refusals)
 }
 
+/// Names the node where shapes were lost, not the one that misses them.
+fn blame(graph: &Graph, lane: &Lane, blamed: &mut HashMap<ValueId, String>, id: NodeId, own: Refusal) -> Refusal {
+    let node = &graph.nodes[id.0 as usize];
+    let unknown = node.inputs.iter().flatten().find(|v| lane.shapes[v.0 as usize].is_none());
+    let cause = unknown.and_then(|v| blamed.get(v)).cloned();
+    let (cause, told) = match cause {
+        Some(c) => (c.clone(), Refusal(format!("the shape of its input is not known: {c}"))),
+        None => (format!("{}: {}", graph.label(id), own.0), own),
+    };
+    for v in node.outputs.iter().flatten() {
+        blamed.insert(*v, cause.clone());
+    }
+    told
+}
+
 /// Output shapes of a node, or why they are not known.
 pub fn infer(cx: &NodeCx) -> Result<Shapes, Refusal> {
+    let overridden =
+        cx.graph.model.proto.functions.iter().any(|f| {
+            f.name() == cx.node.op_type() && is_default_domain(f.domain()) == is_default_domain(cx.node.domain())
+        });
+    if overridden {
+        return Err(Refusal("a function of the model defines this operator".into()));
+    }
     match ops::rule(cx.node.domain(), cx.node.op_type()) {
         Some(rule) => rule.infer(cx),
         None => Err(Refusal("this operator has no rule, so its axes are not followed".into())),
@@ -160,7 +184,14 @@ impl<'m> Analysis<'m> {
     where
         'm: 'a,
     {
-        NodeCx { graph: self.graph, id, node: self.graph.node(id), opset: self.opset, lane: &self.lanes[lane.min(1)], overrides }
+        NodeCx {
+            graph: self.graph,
+            id,
+            node: self.graph.node(id),
+            opset: self.opset,
+            lane: &self.lanes[lane.min(1)],
+            overrides,
+        }
     }
 
     /// Size of each axis under the first assignment, and whether it is the same under both.

@@ -9,6 +9,7 @@ pub mod units;
 pub mod weights;
 
 pub use model::{
-    Axis, AxisId, BatchNorm, Channel, Channels, Cost, Group, MacTerm, ParamTerm, Pin, Role, Site, Tensor, TensorId, Unit,
+    Axis, AxisId, BatchNorm, Channel, Channels, Cost, Group, MacTerm, ParamTerm, Pin, Role, Site, Tensor, TensorId,
+    Unit,
 };
 pub use trace::{Trace, trace};

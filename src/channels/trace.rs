@@ -102,7 +102,9 @@ impl Tracer<'_> {
 
     fn relate_shuffles(&mut self) {
         for s in &self.a.shuffles {
-            let (Some(&x), Some(&y)) = (self.t.by_value.get(&s.input), self.t.by_value.get(&s.output)) else { continue };
+            let (Some(&x), Some(&y)) = (self.t.by_value.get(&s.input), self.t.by_value.get(&s.output)) else {
+                continue;
+            };
             let (x, y) = (self.t.tensors[x.0 as usize].axes.clone(), self.t.tensors[y.0 as usize].axes.clone());
             for (axis, (i, o)) in x.into_iter().zip(y).enumerate() {
                 let (Some(i), Some(o)) = (i, o) else { continue };
@@ -192,7 +194,8 @@ impl Tracer<'_> {
         let g = self.a.graph;
         let node = g.node(id);
         let vals = &self.a.lanes[0].vals;
-        let folded = g.output(id, 0).is_some_and(|v| self.a.lanes.iter().all(|l| l.vals[v.0 as usize].is_some()));
+        let known = |v: &ValueId| self.a.lanes.iter().all(|l| l.vals[v.0 as usize].is_some());
+        let folded = g.nodes[id.0 as usize].outputs.iter().flatten().all(known);
         let size_slots = ops::rule(node.domain(), node.op_type()).map_or(&[][..], |r| r.size_slots());
         let mut pins: HashSet<(ValueId, usize)> = HashSet::new();
         for slot in 0..node.input.len() {

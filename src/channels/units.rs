@@ -69,7 +69,7 @@ fn unbalanced(
                 }
             }
         }
-        let uneven = ch.axis(constraint.axis).len % constraint.blocks.max(1) != 0;
+        let uneven = !ch.axis(constraint.axis).len.is_multiple_of(constraint.blocks.max(1));
         if uneven || loss.iter().any(|&n| Some(&n) != loss.first()) {
             for g in touching {
                 frozen.entry(g).or_insert(c);

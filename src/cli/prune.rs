@@ -169,6 +169,7 @@ impl PruneArgs {
             seed: self.seed,
             plan,
             dry_run: self.dry_run,
+            hash: self.save_plan.is_some(),
         })
     }
 

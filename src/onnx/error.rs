@@ -60,9 +60,7 @@ pub enum OnnxError {
         reason: String,
     },
     /// A single protobuf message cannot be that large.
-    #[error(
-        "the model takes {bytes} bytes in one piece, more than the 2 GiB a protobuf file may have"
-    )]
+    #[error("the model takes {bytes} bytes in one piece, more than the 2 GiB a protobuf file may have")]
     TooLarge {
         /// The encoded size.
         bytes: u64,
@@ -72,30 +70,15 @@ pub enum OnnxError {
 impl OnnxError {
     /// An error about `tensor`.
     pub fn tensor(tensor: &TensorProto, reason: impl Into<String>) -> Self {
-        Self::Tensor {
-            tensor: display_name(tensor),
-            reason: reason.into(),
-        }
+        Self::Tensor { tensor: display_name(tensor), reason: reason.into() }
     }
 
-    pub(super) fn external(
-        tensor: &TensorProto,
-        location: &str,
-        reason: impl Into<String>,
-    ) -> Self {
-        Self::External {
-            tensor: display_name(tensor),
-            location: location.to_owned(),
-            reason: reason.into(),
-        }
+    pub(super) fn external(tensor: &TensorProto, location: &str, reason: impl Into<String>) -> Self {
+        Self::External { tensor: display_name(tensor), location: location.to_owned(), reason: reason.into() }
     }
 
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 }
 

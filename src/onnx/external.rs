@@ -24,10 +24,7 @@ pub(super) fn is_unloaded(t: &TensorProto) -> Result<bool, OnnxError> {
 /// Takes the mark off a loaded tensor.
 pub(super) fn inline(t: &mut TensorProto) -> Result<(), OnnxError> {
     if is_unloaded(t)? {
-        return Err(OnnxError::tensor(
-            t,
-            "its external data has not been loaded",
-        ));
+        return Err(OnnxError::tensor(t, "its external data has not been loaded"));
     }
     if is_external(t) {
         t.data_location = None;
@@ -38,10 +35,7 @@ pub(super) fn inline(t: &mut TensorProto) -> Result<(), OnnxError> {
 
 /// Replaces the bytes of a tensor by a reference to where they were written.
 pub(super) fn refer(t: &mut TensorProto, location: &str, offset: u64, length: u64) {
-    let entry = |key: &str, value: String| StringStringEntryProto {
-        key: Some(key.to_owned()),
-        value: Some(value),
-    };
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
     t.raw_data = None;
     t.data_location = Some(DataLocation::External.into());
     t.external_data = vec![
@@ -67,17 +61,10 @@ impl Files {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        let resolve = |path: &Path| {
-            path.canonicalize()
-                .map_err(|e| OnnxError::io("resolve the path", path, e))
-        };
+        let resolve = |path: &Path| path.canonicalize().map_err(|e| OnnxError::io("resolve the path", path, e));
         let mut roots = vec![resolve(&dir)?];
         roots.extend(resolve(model)?.parent().map(Path::to_owned));
-        Ok(Self {
-            dir,
-            roots,
-            maps: HashMap::new(),
-        })
+        Ok(Self { dir, roots, maps: HashMap::new() })
     }
 
     /// The size of all files in use.
@@ -95,20 +82,14 @@ impl Files {
         if !is_external(t) {
             return Ok(());
         }
-        let entry = |key: &str| {
-            t.external_data
-                .iter()
-                .find(|e| e.key() == key)
-                .map(StringStringEntryProto::value)
-        };
+        let entry = |key: &str| t.external_data.iter().find(|e| e.key() == key).map(StringStringEntryProto::value);
         let location = entry("location").unwrap_or_default();
         let fail = |reason: String| OnnxError::external(t, location, reason);
         let number = |key: &str| match entry(key) {
             None | Some("") => Ok(None),
-            Some(text) => text
-                .parse::<u64>()
-                .map(Some)
-                .map_err(|_| fail(format!("the {key} '{text}' is not a number of bytes"))),
+            Some(text) => {
+                text.parse::<u64>().map(Some).map_err(|_| fail(format!("the {key} '{text}' is not a number of bytes")))
+            }
         };
 
         let numel = numel(t)?;
@@ -117,17 +98,11 @@ impl Files {
         let size = file.len() as u64;
         let offset = number("offset")?.unwrap_or(0);
         let Some(rest) = size.checked_sub(offset) else {
-            return Err(fail(format!(
-                "the data should begin at byte {offset}, but the file has {size} bytes"
-            )));
+            return Err(fail(format!("the data should begin at byte {offset}, but the file has {size} bytes")));
         };
-        let length = number("length")?
-            .or(wanted.map(|w| w as u64))
-            .unwrap_or(rest);
+        let length = number("length")?.or(wanted.map(|w| w as u64)).unwrap_or(rest);
         if length > rest {
-            return Err(fail(format!(
-                "expected {length} bytes from byte {offset} on, but the file has {size} bytes"
-            )));
+            return Err(fail(format!("expected {length} bytes from byte {offset} on, but the file has {size} bytes")));
         }
         if wanted.is_some_and(|w| w as u64 != length) {
             return Err(fail(format!(
@@ -154,9 +129,7 @@ impl Files {
             _ => fail(format!("cannot open {}: {e}", path.display())),
         })?;
         if !self.roots.iter().any(|root| real.starts_with(root)) {
-            return Err(fail(
-                "is a link that leads out of the model's directory; not followed".to_owned(),
-            ));
+            return Err(fail("is a link that leads out of the model's directory; not followed".to_owned()));
         }
         if let Some(bytes) = self.maps.get(&real) {
             return Ok(bytes.clone());

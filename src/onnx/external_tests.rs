@@ -1,18 +1,13 @@
 use std::fs;
 
 use super::*;
-use crate::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
-};
+use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto};
 use crate::onnx::tensor::{from_f32, to_f32};
 use crate::onnx::{Model, load};
 use prost::Message;
 
 fn tensor(name: &str, entries: &[(&str, &str)]) -> TensorProto {
-    let entry = |&(k, v): &(&str, &str)| StringStringEntryProto {
-        key: Some(k.into()),
-        value: Some(v.into()),
-    };
+    let entry = |&(k, v): &(&str, &str)| StringStringEntryProto { key: Some(k.into()), value: Some(v.into()) };
     TensorProto {
         raw_data: None,
         data_location: Some(DataLocation::External.into()),
@@ -24,33 +19,19 @@ fn tensor(name: &str, entries: &[(&str, &str)]) -> TensorProto {
 fn model(graph: GraphProto) -> ModelProto {
     ModelProto {
         ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto {
-            domain: None,
-            version: Some(17),
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
         graph: Some(graph),
         ..Default::default()
     }
 }
 
 fn data() -> Vec<u8> {
-    [1f32, 2., 3., 4.]
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect()
+    [1f32, 2., 3., 4.].iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 fn load_in(dir: &Path, t: TensorProto) -> Result<Model, OnnxError> {
     let path = dir.join("m.onnx");
-    fs::write(
-        &path,
-        model(GraphProto {
-            initializer: vec![t],
-            ..Default::default()
-        })
-        .encode_to_vec(),
-    )
-    .unwrap();
+    fs::write(&path, model(GraphProto { initializer: vec![t], ..Default::default() }).encode_to_vec()).unwrap();
     load(&path)
 }
 
@@ -59,41 +40,12 @@ fn fills_tensors_wherever_they_are() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("sub")).unwrap();
     fs::write(dir.path().join("sub/w.bin"), data()).unwrap();
-    let at = |offset| {
-        tensor(
-            "w",
-            &[
-                ("location", "sub/w.bin"),
-                ("offset", offset),
-                ("length", "8"),
-            ],
-        )
-    };
-    let sparse = SparseTensorProto {
-        values: Some(at("8")),
-        indices: Some(at("0")),
-        dims: vec![4],
-    };
-    let body = GraphProto {
-        initializer: vec![at("8")],
-        sparse_initializer: vec![sparse],
-        ..Default::default()
-    };
-    let attribute = AttributeProto {
-        g: Some(body),
-        t: Some(at("4")),
-        tensors: vec![at("0")],
-        ..Default::default()
-    };
-    let node = NodeProto {
-        attribute: vec![attribute],
-        ..Default::default()
-    };
-    let proto = model(GraphProto {
-        initializer: vec![at("8")],
-        node: vec![node],
-        ..Default::default()
-    });
+    let at = |offset| tensor("w", &[("location", "sub/w.bin"), ("offset", offset), ("length", "8")]);
+    let sparse = SparseTensorProto { values: Some(at("8")), indices: Some(at("0")), dims: vec![4] };
+    let body = GraphProto { initializer: vec![at("8")], sparse_initializer: vec![sparse], ..Default::default() };
+    let attribute = AttributeProto { g: Some(body), t: Some(at("4")), tensors: vec![at("0")], ..Default::default() };
+    let node = NodeProto { attribute: vec![attribute], ..Default::default() };
+    let proto = model(GraphProto { initializer: vec![at("8")], node: vec![node], ..Default::default() });
     let path = dir.path().join("m.onnx");
     fs::write(&path, proto.encode_to_vec()).unwrap();
 
@@ -122,10 +74,7 @@ fn offset_and_length_may_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("w.bin"), data()).unwrap();
     let model = load_in(dir.path(), tensor("w", &[("location", "./w.bin")])).unwrap();
-    assert_eq!(
-        to_f32(&model.proto.graph.unwrap().initializer[0]).unwrap(),
-        [1., 2.]
-    );
+    assert_eq!(to_f32(&model.proto.graph.unwrap().initializer[0]).unwrap(), [1., 2.]);
 }
 
 #[test]
@@ -150,14 +99,8 @@ fn refuses_locations_outside() {
         "a\0b",
     ] {
         let error = load_in(&home, tensor("conv.w", &[("location", location)])).unwrap_err();
-        assert!(
-            matches!(&error, OnnxError::External { tensor, .. } if tensor == "conv.w"),
-            "{location}: {error}"
-        );
-        assert!(
-            !error.to_string().contains("no file"),
-            "{location}: {error}"
-        );
+        assert!(matches!(&error, OnnxError::External { tensor, .. } if tensor == "conv.w"), "{location}: {error}");
+        assert!(!error.to_string().contains("no file"), "{location}: {error}");
     }
 }
 
@@ -172,13 +115,8 @@ fn links_may_not_lead_out() {
     symlink("../secret", home.join("link")).unwrap();
     symlink("..", home.join("up")).unwrap();
     for location in ["link", "up/secret"] {
-        let error = load_in(&home, tensor("w", &[("location", location)]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("leads out of the model's directory"),
-            "{error}"
-        );
+        let error = load_in(&home, tensor("w", &[("location", location)])).unwrap_err().to_string();
+        assert!(error.contains("leads out of the model's directory"), "{error}");
     }
     // Within the directory a link is fine ...
     fs::write(home.join("w.bin"), data()).unwrap();
@@ -199,30 +137,10 @@ fn refuses_ranges_that_do_not_fit() {
     fs::write(dir.path().join("empty"), b"").unwrap();
     let max = u64::MAX.to_string();
     for (offset, length, location, reason) in [
-        (
-            "17",
-            "8",
-            "w.bin",
-            "begin at byte 17, but the file has 16 bytes",
-        ),
-        (
-            "12",
-            "8",
-            "w.bin",
-            "expected 8 bytes from byte 12 on, but the file has 16 bytes",
-        ),
-        (
-            "0",
-            "12",
-            "w.bin",
-            "shape [2] of FLOAT takes 8 bytes, but the model gives a length of 12",
-        ),
-        (
-            "-1",
-            "8",
-            "w.bin",
-            "the offset '-1' is not a number of bytes",
-        ),
+        ("17", "8", "w.bin", "begin at byte 17, but the file has 16 bytes"),
+        ("12", "8", "w.bin", "expected 8 bytes from byte 12 on, but the file has 16 bytes"),
+        ("0", "12", "w.bin", "shape [2] of FLOAT takes 8 bytes, but the model gives a length of 12"),
+        ("-1", "8", "w.bin", "the offset '-1' is not a number of bytes"),
         ("0", "x", "w.bin", "the length 'x' is not a number of bytes"),
         (&max, "8", "w.bin", "begin at byte 18446744073709551615"),
         ("8", &max, "w.bin", "expected 18446744073709551615 bytes"),
@@ -230,19 +148,9 @@ fn refuses_ranges_that_do_not_fit() {
         ("0", "8", "empty", "the file has 0 bytes"),
         ("0", "8", ".", "found a directory"),
     ] {
-        let t = tensor(
-            "conv.w",
-            &[
-                ("location", location),
-                ("offset", offset),
-                ("length", length),
-            ],
-        );
+        let t = tensor("conv.w", &[("location", location), ("offset", offset), ("length", length)]);
         let error = load_in(dir.path(), t).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("tensor 'conv.w': external data in '{location}': ")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("tensor 'conv.w': external data in '{location}': ")), "{error}");
         assert!(error.contains(reason), "{error}");
     }
 }

@@ -18,10 +18,7 @@ use super::visit::tensors_mut;
 /// Reads a model. Tensor data stays in the mapped files and is paged in when it is first looked at.
 pub fn load(path: &Path) -> Result<Model, OnnxError> {
     let (source, pages) = map_shared(path)?;
-    let not_onnx = |reason: String| OnnxError::NotOnnx {
-        path: path.to_owned(),
-        reason,
-    };
+    let not_onnx = |reason: String| OnnxError::NotOnnx { path: path.to_owned(), reason };
     if source.is_empty() {
         return Err(not_onnx(": the file is empty".to_owned()));
     }
@@ -92,40 +89,18 @@ fn lacking(proto: &ModelProto) -> Option<&'static str> {
 /// What the file is instead, where that is easily told.
 fn other_format(bytes: &[u8]) -> Option<&'static str> {
     const KNOWN: [(usize, &[u8], &str); 10] = [
-        (
-            0,
-            b"version https://git-lfs",
-            "a Git LFS pointer; fetch the model itself with 'git lfs pull'",
-        ),
-        (
-            0,
-            b"PK\x03\x04",
-            "a ZIP archive (a PyTorch checkpoint or Keras file, perhaps); export it to ONNX first",
-        ),
-        (
-            0,
-            b"\x80\x02",
-            "a Python pickle (a PyTorch checkpoint, perhaps); export it to ONNX first",
-        ),
-        (
-            0,
-            b"\x89HDF",
-            "an HDF5 file (a Keras model, perhaps); export it to ONNX first",
-        ),
+        (0, b"version https://git-lfs", "a Git LFS pointer; fetch the model itself with 'git lfs pull'"),
+        (0, b"PK\x03\x04", "a ZIP archive (a PyTorch checkpoint or Keras file, perhaps); export it to ONNX first"),
+        (0, b"\x80\x02", "a Python pickle (a PyTorch checkpoint, perhaps); export it to ONNX first"),
+        (0, b"\x89HDF", "an HDF5 file (a Keras model, perhaps); export it to ONNX first"),
         (4, b"TFL3", "a TensorFlow Lite model"),
-        (
-            4,
-            b"ORTM",
-            "a model in the ORT format; use the ONNX file it was made from",
-        ),
+        (4, b"ORTM", "a model in the ORT format; use the ONNX file it was made from"),
         (0, b"\x1f\x8b", "a gzip archive; unpack it first"),
         (0, b"\x89PNG", "a PNG image"),
         (0, b"\xff\xd8\xff", "a JPEG image"),
         (0, b"GGUF", "a GGUF model"),
     ];
-    let magic = KNOWN
-        .iter()
-        .find(|(at, magic, _)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
+    let magic = KNOWN.iter().find(|(at, magic, _)| bytes.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
     if let Some((_, _, name)) = magic {
         return Some(name);
     }
@@ -141,23 +116,14 @@ pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
 
 fn map_shared(path: &Path) -> Result<(Bytes, Option<Pages>), OnnxError> {
     let refuse = |e: io::Error| match e.kind() {
-        io::ErrorKind::NotFound => OnnxError::NotFound {
-            path: path.to_owned(),
-        },
+        io::ErrorKind::NotFound => OnnxError::NotFound { path: path.to_owned() },
         _ => OnnxError::io("open the file", path, e),
     };
     // Before opening: that alone would wait for ever on a named pipe.
     let kind = std::fs::metadata(path).map_err(refuse)?;
     if !kind.is_file() {
-        let found = if kind.is_dir() {
-            "a directory"
-        } else {
-            "a device or pipe"
-        };
-        return Err(OnnxError::NotAFile {
-            path: path.to_owned(),
-            found,
-        });
+        let found = if kind.is_dir() { "a directory" } else { "a device or pipe" };
+        return Err(OnnxError::NotAFile { path: path.to_owned(), found });
     }
     let file = File::open(path).map_err(refuse)?;
     if file.metadata().map_err(refuse)?.len() == 0 {
@@ -181,15 +147,9 @@ mod tests {
     fn small() -> ModelProto {
         ModelProto {
             ir_version: Some(8),
-            opset_import: vec![OperatorSetIdProto {
-                domain: None,
-                version: Some(17),
-            }],
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
             graph: Some(GraphProto {
-                node: vec![NodeProto {
-                    op_type: Some("Relu".into()),
-                    ..Default::default()
-                }],
+                node: vec![NodeProto { op_type: Some("Relu".into()), ..Default::default() }],
                 initializer: vec![from_f32("w", &[2, 2], &[1., 2., 3., 4.])],
                 ..Default::default()
             }),
@@ -215,10 +175,7 @@ mod tests {
         let bytes = small().encode_to_vec();
         let model = load_bytes(&bytes).unwrap();
         assert_eq!(model.proto, small());
-        assert_eq!(
-            (model.opset(), model.bytes_on_disk, model.was_external),
-            (17, bytes.len() as u64, false)
-        );
+        assert_eq!((model.opset(), model.bytes_on_disk, model.was_external), (17, bytes.len() as u64, false));
         assert_eq!(model.sha256(), Model::from_proto(small(), "x").sha256());
         assert_eq!(model.sha256().len(), 64);
     }
@@ -238,52 +195,16 @@ mod tests {
         assert!(refusal(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR").contains("a PNG image"));
         assert!(refusal(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
         assert!(refusal(&[0xff; 400]).contains("expected a protobuf message"));
-        assert!(
-            refusal(
-                &ModelProto {
-                    graph: None,
-                    ..small()
-                }
-                .encode_to_vec()
-            )
-            .contains("has no graph")
-        );
-        assert!(
-            refusal(
-                &ModelProto {
-                    ir_version: None,
-                    ..small()
-                }
-                .encode_to_vec()
-            )
-            .contains("has no ir_version")
-        );
-        assert!(
-            refusal(
-                &ModelProto {
-                    opset_import: vec![],
-                    ..small()
-                }
-                .encode_to_vec()
-            )
-            .contains("no opset_import")
-        );
+        assert!(refusal(&ModelProto { graph: None, ..small() }.encode_to_vec()).contains("has no graph"));
+        assert!(refusal(&ModelProto { ir_version: None, ..small() }.encode_to_vec()).contains("has no ir_version"));
+        assert!(refusal(&ModelProto { opset_import: vec![], ..small() }.encode_to_vec()).contains("no opset_import"));
     }
 
     #[test]
     fn paths_that_are_not_files() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            load(dir.path()),
-            Err(OnnxError::NotAFile {
-                found: "a directory",
-                ..
-            })
-        ));
-        assert!(matches!(
-            load(&dir.path().join("no.onnx")),
-            Err(OnnxError::NotFound { .. })
-        ));
+        assert!(matches!(load(dir.path()), Err(OnnxError::NotAFile { found: "a directory", .. })));
+        assert!(matches!(load(&dir.path().join("no.onnx")), Err(OnnxError::NotFound { .. })));
     }
 
     #[test]

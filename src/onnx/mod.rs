@@ -91,12 +91,7 @@ impl Model {
     /// The version of the standard operator set; 0 if the model does not import it.
     pub fn opset(&self) -> i64 {
         let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
-        match self
-            .proto
-            .opset_import
-            .iter()
-            .find(|set| standard(set.domain()))
-        {
+        match self.proto.opset_import.iter().find(|set| standard(set.domain())) {
             Some(set) => set.version(),
             // Before IR version 3 there was one operator set and nothing to import.
             None => i64::from(self.proto.ir_version() < 3),
@@ -128,9 +123,7 @@ impl Model {
         let bytes = proto.encoded_len();
         match i32::try_from(bytes) {
             Ok(_) => Ok(proto.encode_to_vec()),
-            Err(_) => Err(OnnxError::TooLarge {
-                bytes: bytes as u64,
-            }),
+            Err(_) => Err(OnnxError::TooLarge { bytes: bytes as u64 }),
         }
     }
 }

@@ -37,36 +37,22 @@ pub fn save(model: &Model, out: &Path, opts: &SaveOptions) -> Result<u64, OnnxEr
     save_limited(model, out, opts, i32::MAX as usize)
 }
 
-fn save_limited(
-    model: &Model,
-    out: &Path,
-    opts: &SaveOptions,
-    limit: usize,
-) -> Result<u64, OnnxError> {
+fn save_limited(model: &Model, out: &Path, opts: &SaveOptions, limit: usize) -> Result<u64, OnnxError> {
     check_target(out)?;
     let mut marked = Vec::new();
     tensors(&model.proto, &mut |t| {
         if is_unloaded(t)? {
-            return Err(OnnxError::tensor(
-                t,
-                "its external data has not been loaded",
-            ));
+            return Err(OnnxError::tensor(t, "its external data has not been loaded"));
         }
         if is_external(t) {
             marked.push(t.raw_data.as_ref().map_or(0, bytes::Bytes::len));
         }
         Ok(())
     })?;
-    let in_one_file = model
-        .proto
-        .encoded_len()
-        .saturating_sub(marked.iter().sum());
+    let in_one_file = model.proto.encoded_len().saturating_sub(marked.iter().sum());
     let all = opts.external || in_one_file > limit;
     if marked.is_empty() && !all {
-        let initializers = initializers(&model.proto)
-            .iter()
-            .map(Cow::Borrowed)
-            .collect::<Vec<_>>();
+        let initializers = initializers(&model.proto).iter().map(Cow::Borrowed).collect::<Vec<_>>();
         let (file, bytes) = write_model(&model.proto, &initializers, out, limit)?;
         persist(file, out)?;
         return Ok(bytes);
@@ -120,15 +106,8 @@ fn check_target(out: &Path) -> Result<(), OnnxError> {
     match fs::metadata(out) {
         Ok(meta) if meta.is_file() => Ok(()),
         Ok(meta) => {
-            let found = if meta.is_dir() {
-                "a directory"
-            } else {
-                "a device or pipe"
-            };
-            Err(OnnxError::NotAFile {
-                path: out.to_owned(),
-                found,
-            })
+            let found = if meta.is_dir() { "a directory" } else { "a device or pipe" };
+            Err(OnnxError::NotAFile { path: out.to_owned(), found })
         }
         Err(_) if out.file_name().is_some() => Ok(()),
         Err(e) => Err(OnnxError::io("write to", out, e)),
@@ -149,22 +128,16 @@ fn temporary(out: &Path) -> Result<BufWriter<NamedTempFile>, OnnxError> {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let file = builder
-        .tempfile_in(dir)
-        .map_err(|e| OnnxError::io("create a file in the directory", dir, e))?;
+    let file = builder.tempfile_in(dir).map_err(|e| OnnxError::io("create a file in the directory", dir, e))?;
     Ok(BufWriter::with_capacity(BUFFER, file))
 }
 
 fn finish(writer: BufWriter<NamedTempFile>, out: &Path) -> Result<NamedTempFile, OnnxError> {
-    writer
-        .into_inner()
-        .map_err(|e| OnnxError::io("write", out, e.into_error()))
+    writer.into_inner().map_err(|e| OnnxError::io("write", out, e.into_error()))
 }
 
 fn persist(file: NamedTempFile, out: &Path) -> Result<(), OnnxError> {
-    file.persist(out)
-        .map(drop)
-        .map_err(|e| OnnxError::io("replace", out, e.error))
+    file.persist(out).map(drop).map_err(|e| OnnxError::io("replace", out, e.error))
 }
 
 /// The data file while it is being written.
@@ -181,27 +154,16 @@ impl DataFile {
         name.push(".data");
         let path = out.with_file_name(&name);
         let location = name.into_string().map_err(|_| {
-            let e = io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the name is not UTF-8, so the model cannot refer to it",
-            );
+            let e =
+                io::Error::new(io::ErrorKind::InvalidInput, "the name is not UTF-8, so the model cannot refer to it");
             OnnxError::io("write", &path, e)
         })?;
         check_target(&path)?;
-        Ok(Self {
-            writer: temporary(&path)?,
-            path,
-            location,
-            at: 0,
-        })
+        Ok(Self { writer: temporary(&path)?, path, location, at: 0 })
     }
 
     /// The tensor as the model file will have it, its bytes moved here if it is marked or, with `all`, large.
-    fn take<'a>(
-        &mut self,
-        t: &'a TensorProto,
-        all: bool,
-    ) -> Result<Cow<'a, TensorProto>, OnnxError> {
+    fn take<'a>(&mut self, t: &'a TensorProto, all: bool) -> Result<Cow<'a, TensorProto>, OnnxError> {
         let size = elem_size(t.data_type());
         let numel = numel(t)?;
         let large = all && size.is_some_and(|size| size.saturating_mul(numel) >= MIN_EXTERNAL);
@@ -228,9 +190,7 @@ impl DataFile {
         }
         let begin = self.at.next_multiple_of(ALIGN);
         let padding = [0; ALIGN as usize];
-        let padding = padding
-            .get(..(begin - self.at) as usize)
-            .unwrap_or_default();
+        let padding = padding.get(..(begin - self.at) as usize).unwrap_or_default();
         let fail = |e| OnnxError::io("write", &self.path, e);
         self.writer.write_all(padding).map_err(fail)?;
         self.writer.write_all(&raw).map_err(fail)?;
@@ -257,8 +217,7 @@ fn write_model(
         return Err(OnnxError::TooLarge { bytes });
     }
     let mut writer = temporary(out)?;
-    plan.write(&mut writer)
-        .map_err(|e| OnnxError::io("write", out, e))?;
+    plan.write(&mut writer).map_err(|e| OnnxError::io("write", out, e))?;
     Ok((finish(writer, out)?, bytes))
 }
 

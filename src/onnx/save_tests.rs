@@ -1,9 +1,7 @@
 use super::*;
 use crate::onnx::load;
 use crate::onnx::proto::GraphProto;
-use crate::onnx::proto::{
-    AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-};
+use crate::onnx::proto::{AttributeProto, FunctionProto, NodeProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::onnx::tensor::{from_f32, select, to_f32};
 
 fn weight(name: &str, n: usize) -> TensorProto {
@@ -12,46 +10,17 @@ fn weight(name: &str, n: usize) -> TensorProto {
 
 /// A model with something in most fields.
 fn model() -> Model {
-    let node = NodeProto {
-        op_type: Some("Relu".into()),
-        output: vec!["y".into()],
-        ..Default::default()
-    };
-    let constant = AttributeProto {
-        t: Some(weight("c", 500)),
-        ..Default::default()
-    };
-    let constant = NodeProto {
-        attribute: vec![constant],
-        op_type: Some("Constant".into()),
-        ..Default::default()
-    };
-    let typed = TensorProto {
-        double_data: vec![1.; 300],
-        dims: vec![300],
-        data_type: Some(11),
-        ..weight("typed", 0)
-    };
-    let typed = TensorProto {
-        raw_data: None,
-        doc_string: Some("doc".into()),
-        ..typed
-    };
-    let both = TensorProto {
-        doc_string: Some("doc".into()),
-        metadata_props: vec![Default::default()],
-        ..weight("a", 700)
-    };
+    let node = NodeProto { op_type: Some("Relu".into()), output: vec!["y".into()], ..Default::default() };
+    let constant = AttributeProto { t: Some(weight("c", 500)), ..Default::default() };
+    let constant = NodeProto { attribute: vec![constant], op_type: Some("Constant".into()), ..Default::default() };
+    let typed = TensorProto { double_data: vec![1.; 300], dims: vec![300], data_type: Some(11), ..weight("typed", 0) };
+    let typed = TensorProto { raw_data: None, doc_string: Some("doc".into()), ..typed };
+    let both =
+        TensorProto { doc_string: Some("doc".into()), metadata_props: vec![Default::default()], ..weight("a", 700) };
     let graph = GraphProto {
         node: vec![constant, node.clone()],
         name: Some("g".into()),
-        initializer: vec![
-            both,
-            weight("b", 3),
-            weight("empty", 0),
-            typed,
-            weight("d", 1001),
-        ],
+        initializer: vec![both, weight("b", 3), weight("empty", 0), typed, weight("d", 1001)],
         doc_string: Some("doc".into()),
         input: vec![Default::default()],
         output: vec![Default::default()],
@@ -61,31 +30,19 @@ fn model() -> Model {
     };
     let proto = ModelProto {
         ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto {
-            domain: Some("ai.onnx".into()),
-            version: Some(17),
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(17) }],
         producer_name: Some("p".into()),
         doc_string: Some("doc".into()),
         graph: Some(graph),
-        metadata_props: vec![StringStringEntryProto {
-            key: Some("k".into()),
-            value: Some("v".into()),
-        }],
-        functions: vec![FunctionProto {
-            node: vec![node],
-            ..Default::default()
-        }],
+        metadata_props: vec![StringStringEntryProto { key: Some("k".into()), value: Some("v".into()) }],
+        functions: vec![FunctionProto { node: vec![node], ..Default::default() }],
         ..Default::default()
     };
     Model::from_proto(proto, "in.onnx")
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -124,24 +81,15 @@ fn external_on_request_and_again() {
     let bytes = save(&model, &out, &EXTERNAL).unwrap();
     assert_eq!(names(dir.path()), ["m.onnx", "m.onnx.data"]);
     let on_disk = |p: &Path| fs::metadata(p).unwrap().len();
-    assert_eq!(
-        bytes,
-        on_disk(&out) + on_disk(&dir.path().join("m.onnx.data"))
-    );
+    assert_eq!(bytes, on_disk(&out) + on_disk(&dir.path().join("m.onnx.data")));
 
     let loaded = load(&out).unwrap();
     assert!(loaded.was_external);
     assert_eq!(loaded.bytes_on_disk, bytes);
     assert_eq!(values(&loaded), values(&model));
-    let marks: Vec<bool> = initializers(&loaded.proto)
-        .iter()
-        .map(is_external)
-        .collect();
+    let marks: Vec<bool> = initializers(&loaded.proto).iter().map(is_external).collect();
     assert_eq!(marks, [true, false, false, true, true]);
-    let offset = initializers(&loaded.proto)[4].external_data[1]
-        .value()
-        .parse::<u64>()
-        .unwrap();
+    let offset = initializers(&loaded.proto)[4].external_data[1].value().parse::<u64>().unwrap();
     assert_eq!(offset % ALIGN, 0);
     assert_eq!(initializers(&loaded.proto)[0].metadata_props.len(), 1);
 
@@ -171,18 +119,10 @@ fn marks_outside_the_initializers() {
     // An empty tensor stays in the model file.
     model.proto.graph.as_mut().unwrap().initializer[2].data_location = Some(1);
     save(&model, &out, &SaveOptions::default()).unwrap();
-    assert_eq!(
-        fs::metadata(dir.path().join("m.onnx.data")).unwrap().len(),
-        2000
-    );
+    assert_eq!(fs::metadata(dir.path().join("m.onnx.data")).unwrap().len(), 2000);
     let loaded = load(&out).unwrap();
     assert_eq!(values(&loaded), values(&model));
-    assert!(is_external(
-        loaded.proto.graph.unwrap().node[0].attribute[0]
-            .t
-            .as_ref()
-            .unwrap()
-    ));
+    assert!(is_external(loaded.proto.graph.unwrap().node[0].attribute[0].t.as_ref().unwrap()));
 }
 
 #[test]
@@ -231,15 +171,8 @@ fn errors_leave_nothing_behind() {
     assert!(matches!(error, OnnxError::NotAFile { .. }), "{error}");
     assert_eq!(names(dir.path()), ["m.onnx", "n.onnx.data"]);
 
-    for target in [
-        dir.path().to_owned(),
-        dir.path().join("no/such/dir/m.onnx"),
-        out.join("m.onnx"),
-    ] {
-        assert!(
-            save(&model(), &target, &SaveOptions::default()).is_err(),
-            "{target:?}"
-        );
+    for target in [dir.path().to_owned(), dir.path().join("no/such/dir/m.onnx"), out.join("m.onnx")] {
+        assert!(save(&model(), &target, &SaveOptions::default()).is_err(), "{target:?}");
     }
     assert_eq!(names(dir.path()), ["m.onnx", "n.onnx.data"]);
 }
@@ -247,17 +180,9 @@ fn errors_leave_nothing_behind() {
 #[cfg(target_os = "linux")]
 #[test]
 fn devices_and_unwritable_directories() {
-    assert!(matches!(
-        save(&model(), Path::new("/dev/null"), &EXTERNAL),
-        Err(OnnxError::NotAFile { .. })
-    ));
-    let error = save(&model(), Path::new("/proc/m.onnx"), &SaveOptions::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("/proc: cannot create a file in the directory"),
-        "{error}"
-    );
+    assert!(matches!(save(&model(), Path::new("/dev/null"), &EXTERNAL), Err(OnnxError::NotAFile { .. })));
+    let error = save(&model(), Path::new("/proc/m.onnx"), &SaveOptions::default()).unwrap_err().to_string();
+    assert!(error.starts_with("/proc: cannot create a file in the directory"), "{error}");
 }
 
 #[cfg(unix)]
@@ -265,16 +190,8 @@ fn devices_and_unwritable_directories() {
 fn permissions_are_those_of_any_new_file() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let mode = |name: &str| {
-        fs::metadata(dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-    };
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
     fs::write(dir.path().join("plain"), b"").unwrap();
     save(&model(), &dir.path().join("m.onnx"), &EXTERNAL).unwrap();
-    assert_eq!(
-        (mode("m.onnx"), mode("m.onnx.data")),
-        (mode("plain"), mode("plain"))
-    );
+    assert_eq!((mode("m.onnx"), mode("m.onnx.data")), (mode("plain"), mode("plain")));
 }

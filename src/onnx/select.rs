@@ -12,14 +12,8 @@ pub fn select(t: &TensorProto, axis: usize, keep: &[usize]) -> Result<TensorProt
 }
 
 /// [`select`] on several different axes, in one pass over the data.
-pub fn select_many(
-    t: &TensorProto,
-    axes: &[(usize, Vec<usize>)],
-) -> Result<TensorProto, OnnxError> {
-    let axes: Vec<_> = axes
-        .iter()
-        .map(|(axis, keep)| (*axis, keep.as_slice()))
-        .collect();
+pub fn select_many(t: &TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<TensorProto, OnnxError> {
+    let axes: Vec<_> = axes.iter().map(|(axis, keep)| (*axis, keep.as_slice())).collect();
     cut(t, &axes)
 }
 
@@ -37,46 +31,23 @@ fn cut(t: &TensorProto, axes: &[(usize, &[usize])]) -> Result<TensorProto, OnnxE
     let size = elem_size(t.data_type()).unwrap_or(1);
     let too_large = || OnnxError::tensor(t, "the selection has more bytes than can be counted");
 
-    let mut plan: Vec<Axis> = shape
-        .iter()
-        .map(|&extent| Axis {
-            extent,
-            stride: 0,
-            keep: None,
-        })
-        .collect();
+    let mut plan: Vec<Axis> = shape.iter().map(|&extent| Axis { extent, stride: 0, keep: None }).collect();
     for &(axis, keep) in axes {
         let rank = shape.len();
         let (Some(slot), Some(out)) = (plan.get_mut(axis), shape.get_mut(axis)) else {
-            return Err(OnnxError::tensor(
-                t,
-                format!("has {rank} axes, none of number {axis}"),
-            ));
+            return Err(OnnxError::tensor(t, format!("has {rank} axes, none of number {axis}")));
         };
         if let Some(bad) = keep.iter().find(|&&k| k >= slot.extent) {
-            return Err(OnnxError::tensor(
-                t,
-                format!(
-                    "axis {axis} has {} indices, none of number {bad}",
-                    slot.extent
-                ),
-            ));
+            return Err(OnnxError::tensor(t, format!("axis {axis} has {} indices, none of number {bad}", slot.extent)));
         }
         if slot.keep.replace(keep).is_some() {
-            return Err(OnnxError::tensor(
-                t,
-                format!("axis {axis} is selected from twice"),
-            ));
+            return Err(OnnxError::tensor(t, format!("axis {axis} is selected from twice")));
         }
         *out = keep.len();
     }
     let mut total = size;
     for &d in &shape {
-        total = if d == 0 {
-            0
-        } else {
-            total.checked_mul(d).ok_or_else(too_large)?
-        };
+        total = if d == 0 { 0 } else { total.checked_mul(d).ok_or_else(too_large)? };
         if total == 0 {
             return Ok(replace(t, &shape, Bytes::new()));
         }
@@ -87,10 +58,8 @@ fn cut(t: &TensorProto, axes: &[(usize, &[usize])]) -> Result<TensorProto, OnnxE
         axis.stride = stride;
         stride = stride.checked_mul(axis.extent).ok_or_else(too_large)?;
     }
-    let whole = |axis: &Axis| {
-        axis.keep
-            .is_none_or(|keep| keep.len() == axis.extent && keep.iter().copied().eq(0..axis.extent))
-    };
+    let whole =
+        |axis: &Axis| axis.keep.is_none_or(|keep| keep.len() == axis.extent && keep.iter().copied().eq(0..axis.extent));
     while plan.last().is_some_and(whole) {
         plan.pop();
     }
@@ -99,14 +68,10 @@ fn cut(t: &TensorProto, axes: &[(usize, &[usize])]) -> Result<TensorProto, OnnxE
     };
     let keep = last.keep.unwrap_or_default();
     let mut out = vec![0; total];
-    let row = Row {
-        len: last.extent * last.stride,
-        out_len: keep.len() * last.stride,
-        copy: Copy::new(last.stride, keep),
-    };
-    copy(&raw, &mut out, outer, &row).ok_or_else(|| {
-        OnnxError::tensor(t, "the data ended before the shape did (internal error)")
-    })?;
+    let row =
+        Row { len: last.extent * last.stride, out_len: keep.len() * last.stride, copy: Copy::new(last.stride, keep) };
+    copy(&raw, &mut out, outer, &row)
+        .ok_or_else(|| OnnxError::tensor(t, "the data ended before the shape did (internal error)"))?;
     Ok(replace(t, &shape, out.into()))
 }
 
@@ -177,18 +142,12 @@ fn gather<const N: usize>(src: &[u8], out: &mut [u8], keep: &[usize]) -> Option<
 /// Copies what `axes` keep of `src` and returns the filled part's length.
 fn copy(src: &[u8], out: &mut [u8], axes: &[Axis], row: &Row) -> Option<usize> {
     let Some((axis, inner)) = axes.split_first() else {
-        row.copy
-            .row(src.get(..row.len)?, out.get_mut(..row.out_len)?)?;
+        row.copy.row(src.get(..row.len)?, out.get_mut(..row.out_len)?)?;
         return Some(row.out_len);
     };
     let mut done = 0;
     let mut one = |k: usize| -> Option<()> {
-        done += copy(
-            src.get(k * axis.stride..)?,
-            out.get_mut(done..)?,
-            inner,
-            row,
-        )?;
+        done += copy(src.get(k * axis.stride..)?, out.get_mut(done..)?, inner, row)?;
         Some(())
     };
     match axis.keep {
@@ -207,11 +166,7 @@ mod tests {
         let mut out = Vec::new();
         let total: usize = shape.iter().product();
         let keeps: Vec<Vec<usize>> = (0..shape.len())
-            .map(|a| {
-                cuts.iter()
-                    .find(|c| c.0 == a)
-                    .map_or((0..shape[a]).collect(), |c| c.1.clone())
-            })
+            .map(|a| cuts.iter().find(|c| c.0 == a).map_or((0..shape[a]).collect(), |c| c.1.clone()))
             .collect();
         let kept: usize = keeps.iter().map(Vec::len).product();
         for flat in 0..kept {
@@ -261,10 +216,7 @@ mod tests {
             let t = from_f32("w", &shape, &values);
             assert_eq!(to_f32(&select_many(&t, &cuts).unwrap()).unwrap(), wanted);
             let half: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
-            let like = TensorProto {
-                data_type: Some(10),
-                ..t
-            };
+            let like = TensorProto { data_type: Some(10), ..t };
             let t = crate::onnx::tensor::from_f64_like(&like, &shape, &half).unwrap();
             assert_eq!(to_f32(&select_many(&t, &cuts).unwrap()).unwrap(), wanted);
         }
@@ -274,10 +226,7 @@ mod tests {
     fn a_full_selection_shares_the_bytes() {
         let t = from_f32("w", &[2, 3], &[0., 1., 2., 3., 4., 5.]);
         let cut = select(&t, 1, &[0, 1, 2]).unwrap();
-        assert_eq!(
-            cut.raw_data.as_ref().unwrap().as_ptr(),
-            t.raw_data.as_ref().unwrap().as_ptr()
-        );
+        assert_eq!(cut.raw_data.as_ref().unwrap().as_ptr(), t.raw_data.as_ref().unwrap().as_ptr());
     }
 
     #[test]
@@ -295,19 +244,10 @@ mod tests {
     fn refuses_what_is_not_there() {
         let t = from_f32("conv.w", &[2, 3], &[0.; 6]);
         let message = |r: Result<TensorProto, OnnxError>| r.unwrap_err().to_string();
-        assert_eq!(
-            message(select(&t, 2, &[0])),
-            "tensor 'conv.w': has 2 axes, none of number 2"
-        );
-        assert_eq!(
-            message(select(&t, 1, &[3])),
-            "tensor 'conv.w': axis 1 has 3 indices, none of number 3"
-        );
+        assert_eq!(message(select(&t, 2, &[0])), "tensor 'conv.w': has 2 axes, none of number 2");
+        assert_eq!(message(select(&t, 1, &[3])), "tensor 'conv.w': axis 1 has 3 indices, none of number 3");
         assert!(message(select_many(&t, &[(0, vec![0]), (0, vec![1])])).contains("twice"));
-        let short = TensorProto {
-            raw_data: Some(Bytes::from_static(&[0; 20])),
-            ..t
-        };
+        let short = TensorProto { raw_data: Some(Bytes::from_static(&[0; 20])), ..t };
         assert!(message(select(&short, 0, &[0])).contains("takes 24 bytes, but the data has 20"));
     }
 
@@ -315,11 +255,7 @@ mod tests {
     fn nothing_left_is_an_empty_tensor_at_once() {
         let t = from_f32("w", &[3, 2], &[0.; 6]);
         assert_eq!(select(&t, 0, &[]).unwrap().dims, [0, 2]);
-        let hostile = TensorProto {
-            dims: vec![1 << 60, 0, 2],
-            raw_data: Some(Bytes::new()),
-            ..t
-        };
+        let hostile = TensorProto { dims: vec![1 << 60, 0, 2], raw_data: Some(Bytes::new()), ..t };
         assert_eq!(select(&hostile, 2, &[1]).unwrap().dims, [1 << 60, 0, 1]);
     }
 }

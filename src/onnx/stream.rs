@@ -30,22 +30,14 @@ impl<'a> Plan<'a> {
         let (head, tail) = split_model(proto);
         let graph = proto.graph.as_ref().map(|graph| {
             let (head, tail) = split_graph(graph);
-            GraphPlan {
-                nodes: &graph.node,
-                head,
-                initializers,
-                tail,
-            }
+            GraphPlan { nodes: &graph.node, head, initializers, tail }
         });
         Self { head, graph, tail }
     }
 
     /// The bytes that [`Self::write`] writes.
     pub(super) fn len(&self) -> usize {
-        let graph = self
-            .graph
-            .as_ref()
-            .map_or(0, |graph| field_len(GRAPH, graph.len()));
+        let graph = self.graph.as_ref().map_or(0, |graph| field_len(GRAPH, graph.len()));
         self.head.encoded_len() + graph + self.tail.encoded_len()
     }
 
@@ -61,10 +53,7 @@ impl<'a> Plan<'a> {
 
 impl GraphPlan<'_> {
     fn len(&self) -> usize {
-        let tensors = self
-            .initializers
-            .iter()
-            .map(|t| field_len(INITIALIZER, t.encoded_len()));
+        let tensors = self.initializers.iter().map(|t| field_len(INITIALIZER, t.encoded_len()));
         encoding::message::encoded_len_repeated(NODE, self.nodes)
             + self.head.encoded_len()
             + tensors.sum::<usize>()
@@ -159,10 +148,7 @@ fn split_graph(graph: &GraphProto) -> (GraphProto, GraphProto) {
         quantization_annotation,
         metadata_props,
     } = graph;
-    let head = GraphProto {
-        name: name.clone(),
-        ..Default::default()
-    };
+    let head = GraphProto { name: name.clone(), ..Default::default() };
     let tail = GraphProto {
         sparse_initializer: sparse_initializer.clone(),
         doc_string: doc_string.clone(),

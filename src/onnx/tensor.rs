@@ -15,16 +15,11 @@ pub fn dims(t: &TensorProto) -> Result<Vec<usize>, OnnxError> {
         .dims
         .iter()
         .map(|&d| {
-            usize::try_from(d).map_err(|_| {
-                OnnxError::tensor(t, format!("the shape {:?} has a bad extent {d}", t.dims))
-            })
+            usize::try_from(d).map_err(|_| OnnxError::tensor(t, format!("the shape {:?} has a bad extent {d}", t.dims)))
         })
         .collect::<Result<Vec<_>, _>>()?;
     if product(&dims).is_none() {
-        return Err(OnnxError::tensor(
-            t,
-            format!("the shape {dims:?} has more elements than can be counted"),
-        ));
+        return Err(OnnxError::tensor(t, format!("the shape {dims:?} has more elements than can be counted")));
     }
     Ok(dims)
 }
@@ -45,15 +40,12 @@ fn product(dims: &[usize]) -> Option<usize> {
 pub fn elem_size(data_type: i32) -> Option<usize> {
     use DataType::*;
     match DataType::try_from(data_type).ok()? {
-        Uint8 | Int8 | Bool | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz
-        | Float8e8m0 => Some(1),
+        Uint8 | Int8 | Bool | Float8e4m3fn | Float8e4m3fnuz | Float8e5m2 | Float8e5m2fnuz | Float8e8m0 => Some(1),
         Uint16 | Int16 | Float16 | Bfloat16 => Some(2),
         Float | Int32 | Uint32 => Some(4),
         Double | Int64 | Uint64 | Complex64 => Some(8),
         Complex128 => Some(16),
-        Undefined | String | Uint4 | Int4 | Float4e2m1 | Uint2 | Int2 | Float6e2m3 | Float6e3m2 => {
-            None
-        }
+        Undefined | String | Uint4 | Int4 | Float4e2m1 | Uint2 | Int2 | Float6e2m3 | Float6e3m2 => None,
     }
 }
 
@@ -70,10 +62,7 @@ pub(super) fn packed_size(data_type: i32, numel: usize) -> Option<usize> {
 /// Whether the type is one that weights are computed in: FLOAT, FLOAT16, BFLOAT16 or DOUBLE.
 pub fn is_float(data_type: i32) -> bool {
     use DataType::*;
-    matches!(
-        DataType::try_from(data_type),
-        Ok(Float | Float16 | Bfloat16 | Double)
-    )
+    matches!(DataType::try_from(data_type), Ok(Float | Float16 | Bfloat16 | Double))
 }
 
 /// The type's name as the format spells it, for messages.
@@ -88,33 +77,18 @@ pub fn type_name(data_type: i32) -> String {
 pub fn raw_le(t: &TensorProto) -> Result<Bytes, OnnxError> {
     let numel = numel(t)?;
     let size = elem_size(t.data_type()).ok_or_else(|| {
-        OnnxError::tensor(
-            t,
-            format!(
-                "elements of type {} are not whole bytes",
-                type_name(t.data_type())
-            ),
-        )
+        OnnxError::tensor(t, format!("elements of type {} are not whole bytes", type_name(t.data_type())))
     })?;
-    let expected = numel.checked_mul(size).ok_or_else(|| {
-        OnnxError::tensor(
-            t,
-            format!("the shape {:?} has more bytes than can be counted", t.dims),
-        )
-    })?;
+    let expected = numel
+        .checked_mul(size)
+        .ok_or_else(|| OnnxError::tensor(t, format!("the shape {:?} has more bytes than can be counted", t.dims)))?;
     if t.segment.is_some() {
-        return Err(OnnxError::tensor(
-            t,
-            "is stored in segments, which no runtime supports",
-        ));
+        return Err(OnnxError::tensor(t, "is stored in segments, which no runtime supports"));
     }
     let bytes = match &t.raw_data {
         Some(raw) if !raw.is_empty() => raw.clone(),
         None if expected > 0 && is_external(t) => {
-            return Err(OnnxError::tensor(
-                t,
-                "its external data has not been loaded",
-            ));
+            return Err(OnnxError::tensor(t, "its external data has not been loaded"));
         }
         _ => typed_bytes(t)?,
     };
@@ -144,74 +118,44 @@ fn typed_bytes(t: &TensorProto) -> Result<Bytes, OnnxError> {
     use DataType::*;
     let fits = |low: i32, high: i32| match t.int32_data.iter().find(|v| !(low..=high).contains(v)) {
         None => Ok(()),
-        Some(v) => Err(OnnxError::tensor(
-            t,
-            format!(
-                "the value {v} is out of the range of {}",
-                type_name(t.data_type())
-            ),
-        )),
+        Some(v) => {
+            Err(OnnxError::tensor(t, format!("the value {v} is out of the range of {}", type_name(t.data_type()))))
+        }
     };
-    Ok(
-        match DataType::try_from(t.data_type()).unwrap_or(Undefined) {
-            Float | Complex64 => concat(t.float_data.iter().map(|v| v.to_le_bytes())),
-            Double | Complex128 => concat(t.double_data.iter().map(|v| v.to_le_bytes())),
-            Int64 => concat(t.int64_data.iter().map(|v| v.to_le_bytes())),
-            Uint64 => concat(t.uint64_data.iter().map(|v| v.to_le_bytes())),
-            Uint32 => {
-                if let Some(v) = t.uint64_data.iter().find(|&&v| v > u64::from(u32::MAX)) {
-                    return Err(OnnxError::tensor(
-                        t,
-                        format!("the value {v} is out of the range of UINT32"),
-                    ));
-                }
-                concat(t.uint64_data.iter().map(|v| (*v as u32).to_le_bytes()))
+    Ok(match DataType::try_from(t.data_type()).unwrap_or(Undefined) {
+        Float | Complex64 => concat(t.float_data.iter().map(|v| v.to_le_bytes())),
+        Double | Complex128 => concat(t.double_data.iter().map(|v| v.to_le_bytes())),
+        Int64 => concat(t.int64_data.iter().map(|v| v.to_le_bytes())),
+        Uint64 => concat(t.uint64_data.iter().map(|v| v.to_le_bytes())),
+        Uint32 => {
+            if let Some(v) = t.uint64_data.iter().find(|&&v| v > u64::from(u32::MAX)) {
+                return Err(OnnxError::tensor(t, format!("the value {v} is out of the range of UINT32")));
             }
-            Int32 => concat(t.int32_data.iter().map(|v| v.to_le_bytes())),
-            kind @ (Uint16 | Int16 | Float16 | Bfloat16) => {
-                // Bit patterns of floats may have been sign-extended.
-                fits(
-                    if kind == Uint16 { 0 } else { -0x8000 },
-                    if kind == Int16 { 0x7fff } else { 0xffff },
-                )?;
-                concat(t.int32_data.iter().map(|v| (*v as u16).to_le_bytes()))
-            }
-            Int8 => {
-                fits(-0x80, 0x7f)?;
-                concat(t.int32_data.iter().map(|v| [*v as u8]))
-            }
-            kind => {
-                fits(
-                    if matches!(kind, Uint8 | Bool) {
-                        0
-                    } else {
-                        -0x80
-                    },
-                    0xff,
-                )?;
-                concat(t.int32_data.iter().map(|v| [*v as u8]))
-            }
-        },
-    )
+            concat(t.uint64_data.iter().map(|v| (*v as u32).to_le_bytes()))
+        }
+        Int32 => concat(t.int32_data.iter().map(|v| v.to_le_bytes())),
+        kind @ (Uint16 | Int16 | Float16 | Bfloat16) => {
+            // Bit patterns of floats may have been sign-extended.
+            fits(if kind == Uint16 { 0 } else { -0x8000 }, if kind == Int16 { 0x7fff } else { 0xffff })?;
+            concat(t.int32_data.iter().map(|v| (*v as u16).to_le_bytes()))
+        }
+        Int8 => {
+            fits(-0x80, 0x7f)?;
+            concat(t.int32_data.iter().map(|v| [*v as u8]))
+        }
+        kind => {
+            fits(if matches!(kind, Uint8 | Bool) { 0 } else { -0x80 }, 0xff)?;
+            concat(t.int32_data.iter().map(|v| [*v as u8]))
+        }
+    })
 }
 
 fn decode<T, const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(|&chunk| f(chunk))
-        .collect()
+    bytes.as_chunks::<N>().0.iter().map(|&chunk| f(chunk)).collect()
 }
 
 fn not_a(t: &TensorProto, wanted: &str) -> OnnxError {
-    OnnxError::tensor(
-        t,
-        format!(
-            "expected {wanted}, found elements of type {}",
-            type_name(t.data_type())
-        ),
-    )
+    OnnxError::tensor(t, format!("expected {wanted}, found elements of type {}", type_name(t.data_type())))
 }
 
 /// The elements, of any float or integer type, rounded to `f32`.
@@ -241,12 +185,10 @@ pub fn to_f64(t: &TensorProto) -> Result<Vec<f64>, OnnxError> {
 /// The elements of an integer or boolean tensor.
 pub fn to_i64(t: &TensorProto) -> Result<Vec<i64>, OnnxError> {
     let values = integers(t, &raw_le(t)?, i64::try_from)?;
-    values.into_iter().collect::<Result<_, _>>().map_err(|_| {
-        OnnxError::tensor(
-            t,
-            "an unsigned value is too large for a signed 64-bit integer",
-        )
-    })
+    values
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|_| OnnxError::tensor(t, "an unsigned value is too large for a signed 64-bit integer"))
 }
 
 fn integers<T>(t: &TensorProto, raw: &[u8], f: impl Fn(i128) -> T) -> Result<Vec<T>, OnnxError> {
@@ -281,16 +223,9 @@ pub(super) fn replace(t: &TensorProto, dims: &[usize], raw: Bytes) -> TensorProt
 }
 
 /// A tensor with the name, float type and documentation of `like`, and these extents and values (rounded to nearest).
-pub fn from_f64_like(
-    like: &TensorProto,
-    dims: &[usize],
-    values: &[f64],
-) -> Result<TensorProto, OnnxError> {
+pub fn from_f64_like(like: &TensorProto, dims: &[usize], values: &[f64]) -> Result<TensorProto, OnnxError> {
     if product(dims) != Some(values.len()) {
-        return Err(OnnxError::tensor(
-            like,
-            format!("{} values do not fill the shape {dims:?}", values.len()),
-        ));
+        return Err(OnnxError::tensor(like, format!("{} values do not fill the shape {dims:?}", values.len())));
     }
     let raw = match DataType::try_from(like.data_type()) {
         Ok(DataType::Float) => concat(values.iter().map(|&v| (v as f32).to_le_bytes())),
@@ -303,39 +238,19 @@ pub fn from_f64_like(
 }
 
 fn new(name: &str, data_type: DataType, dims: &[usize], len: usize, raw: Bytes) -> TensorProto {
-    debug_assert_eq!(
-        product(dims),
-        Some(len),
-        "tensor '{name}': the values do not fill the shape"
-    );
-    let like = TensorProto {
-        name: Some(name.to_owned()),
-        data_type: Some(data_type.into()),
-        ..Default::default()
-    };
+    debug_assert_eq!(product(dims), Some(len), "tensor '{name}': the values do not fill the shape");
+    let like = TensorProto { name: Some(name.to_owned()), data_type: Some(data_type.into()), ..Default::default() };
     replace(&like, dims, raw)
 }
 
 /// A new INT64 tensor. The values must fill the shape.
 pub fn from_i64(name: &str, dims: &[usize], values: &[i64]) -> TensorProto {
-    new(
-        name,
-        DataType::Int64,
-        dims,
-        values.len(),
-        concat(values.iter().map(|v| v.to_le_bytes())),
-    )
+    new(name, DataType::Int64, dims, values.len(), concat(values.iter().map(|v| v.to_le_bytes())))
 }
 
 /// A new FLOAT tensor. The values must fill the shape.
 pub fn from_f32(name: &str, dims: &[usize], values: &[f32]) -> TensorProto {
-    new(
-        name,
-        DataType::Float,
-        dims,
-        values.len(),
-        concat(values.iter().map(|v| v.to_le_bytes())),
-    )
+    new(name, DataType::Float, dims, values.len(), concat(values.iter().map(|v| v.to_le_bytes())))
 }
 
 /// Refuses a float tensor that holds a NaN or an infinity. Other types are finite.
@@ -355,10 +270,7 @@ pub fn check_finite(t: &TensorProto) -> Result<(), OnnxError> {
         None => Ok(()),
         Some(index) => {
             let value = to_f64(t)?.get(index).copied().unwrap_or(f64::NAN);
-            Err(OnnxError::tensor(
-                t,
-                format!("element {index} is {value}, not a finite number"),
-            ))
+            Err(OnnxError::tensor(t, format!("element {index} is {value}, not a finite number")))
         }
     }
 }

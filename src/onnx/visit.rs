@@ -108,11 +108,4 @@ walk!(
     nodes_ref,
     sparse_ref,
 );
-walk!(
-    "[`tensors`], to change them.",
-    tensors_mut,
-    graph_mut,
-    nodes_mut,
-    sparse_mut,
-    mut
-);
+walk!("[`tensors`], to change them.", tensors_mut, graph_mut, nodes_mut, sparse_mut, mut);

@@ -22,9 +22,7 @@ pub fn of_node(cx: &NodeCx) -> Option<Activation> {
         "LeakyRelu" => Activation::LeakyRelu(cx.float("alpha", 0.01)),
         "Clip" => Activation::Clip(bound(1, "min", f64::from(f32::MIN))?, bound(2, "max", f64::from(f32::MAX))?),
         "Sigmoid" => Activation::Sigmoid,
-        "HardSigmoid" => {
-            Activation::HardSigmoid { alpha: cx.float("alpha", 0.2), beta: cx.float("beta", 0.5) }
-        }
+        "HardSigmoid" => Activation::HardSigmoid { alpha: cx.float("alpha", 0.2), beta: cx.float("beta", 0.5) },
         "HardSwish" => Activation::HardSwish,
         "Tanh" => Activation::Tanh,
         "Gelu" if cx.string("approximate").unwrap_or("none") == "none" => Activation::Gelu,

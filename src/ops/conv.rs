@@ -7,8 +7,8 @@ use super::{OpRule, Shapes};
 use crate::channels::model::Role;
 use crate::refuse;
 
-pub const CONV: &[&str] = &["Conv"];
-pub const CONV_TRANSPOSE: &[&str] = &["ConvTranspose"];
+pub(super) const CONV: &[&str] = &["Conv"];
+pub(super) const CONV_TRANSPOSE: &[&str] = &["ConvTranspose"];
 
 /// `Conv`: `X[N,C,…]`, `W[M,C/group,…]`, `B[M]`.
 pub struct Conv;
@@ -243,7 +243,9 @@ impl OpRule for ConvTranspose {
             r.macs(taps, &[Out(0, 0), Out(0, 1)])
         } else {
             if !r.is_constant(1) || w[1] == 1 {
-                refuse!("each group of this transposed convolution makes one channel, or its weight is computed at run time");
+                refuse!(
+                    "each group of this transposed convolution makes one channel, or its weight is computed at run time"
+                );
             }
             r.tie(In(0, 1), In(1, 0))?;
             r.tie_span(In(1, 1), 0, Out(0, 1), 0, w[1] * g)?;

@@ -96,7 +96,9 @@ impl<'a> NodeCx<'a> {
     /// Shape of an output that inference has already produced.
     pub fn out_shape(&self, slot: usize) -> Answer<&'a [usize]> {
         let value = self.graph.output(self.id, slot).ok_or_else(|| Refusal(format!("output {slot} is missing")))?;
-        self.lane.shapes[value.0 as usize].as_deref().ok_or_else(|| Refusal("the shape of its output is not known".into()))
+        self.lane.shapes[value.0 as usize]
+            .as_deref()
+            .ok_or_else(|| Refusal("the shape of its output is not known".into()))
     }
 
     /// Rank of an input.

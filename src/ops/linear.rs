@@ -6,8 +6,8 @@ use super::{OpRule, Shapes};
 use crate::channels::model::Role;
 use crate::refuse;
 
-pub const GEMM: &[&str] = &["Gemm"];
-pub const MATMUL: &[&str] = &["MatMul"];
+pub(super) const GEMM: &[&str] = &["Gemm"];
+pub(super) const MATMUL: &[&str] = &["MatMul"];
 
 /// `Gemm`: `Y = α·A'·B' + β·C`.
 pub struct Gemm;
@@ -49,6 +49,9 @@ impl OpRule for Gemm {
         if a[ka] != b[kb] {
             refuse!("operands {a:?} and {b:?} do not fit");
         }
+        if cx.has(2) && broadcast(&[cx.shape(2)?, &[a[m], b[n]]])? != [a[m], b[n]] {
+            refuse!("C of shape {:?} does not broadcast to {:?}", cx.shape(2)?, [a[m], b[n]]);
+        }
         Ok(vec![Some(vec![a[m], b[n]])])
     }
 
@@ -63,6 +66,9 @@ impl OpRule for Gemm {
         r.site(Role::Producer, w, if w == 1 { n } else { m });
         if r.cx.has(2) {
             let c = r.cx.shape(2)?;
+            if c.len() > 2 {
+                refuse!("C of rank {}", c.len());
+            }
             for (i, &d) in c.iter().enumerate() {
                 let out = 2 + i - c.len();
                 if d == r.size(Out(0, out))? {

@@ -8,10 +8,10 @@ use crate::graph::attribute;
 use crate::onnx::tensor;
 use crate::refuse;
 
-pub const SHAPE: &[&str] = &["Shape", "Size"];
-pub const CONSTANT: &[&str] = &["Constant"];
-pub const CONSTANT_OF_SHAPE: &[&str] = &["ConstantOfShape"];
-pub const RANGE: &[&str] = &["Range"];
+pub(super) const SHAPE: &[&str] = &["Shape", "Size"];
+pub(super) const CONSTANT: &[&str] = &["Constant"];
+pub(super) const CONSTANT_OF_SHAPE: &[&str] = &["ConstantOfShape"];
+pub(super) const RANGE: &[&str] = &["Range"];
 
 /// `Shape` and `Size` read sizes, not channels. Where the numbers go is followed by the folding of shape arithmetic;
 /// where they end up as data, the trace pins the axes that they came from.
@@ -108,7 +108,9 @@ impl OpRule for ConstantOfShape {
 impl OpRule for Range {
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
         let one = |s| cx.val(s).and_then(|v| v.data.first().copied());
-        let (Some(a), Some(b), Some(d)) = (one(0), one(1), one(2)) else { refuse!("its bounds are computed at run time") };
+        let (Some(a), Some(b), Some(d)) = (one(0), one(1), one(2)) else {
+            refuse!("its bounds are computed at run time")
+        };
         let n = ((b - a) / d).ceil().max(0.0);
         if !(n.is_finite() && n < 1e9) {
             refuse!("{n} elements");

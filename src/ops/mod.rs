@@ -123,6 +123,7 @@ pub fn rule(domain: &str, op_type: &str) -> Option<&'static dyn OpRule> {
     if !is_default_domain(domain) {
         return None;
     }
-    let index = INDEX.get_or_init(|| RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule))).collect());
+    let index =
+        INDEX.get_or_init(|| RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule))).collect());
     index.get(op_type).copied()
 }

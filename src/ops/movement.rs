@@ -6,13 +6,13 @@ use super::relate::{In, Loc, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::refuse;
 
-pub const TRANSPOSE: &[&str] = &["Transpose"];
-pub const SQUEEZE: &[&str] = &["Squeeze"];
-pub const UNSQUEEZE: &[&str] = &["Unsqueeze"];
-pub const EXPAND: &[&str] = &["Expand"];
-pub const TILE: &[&str] = &["Tile"];
-pub const DEPTH_TO_SPACE: &[&str] = &["DepthToSpace"];
-pub const SPACE_TO_DEPTH: &[&str] = &["SpaceToDepth"];
+pub(super) const TRANSPOSE: &[&str] = &["Transpose"];
+pub(super) const SQUEEZE: &[&str] = &["Squeeze"];
+pub(super) const UNSQUEEZE: &[&str] = &["Unsqueeze"];
+pub(super) const EXPAND: &[&str] = &["Expand"];
+pub(super) const TILE: &[&str] = &["Tile"];
+pub(super) const DEPTH_TO_SPACE: &[&str] = &["DepthToSpace"];
+pub(super) const SPACE_TO_DEPTH: &[&str] = &["SpaceToDepth"];
 
 /// Permutes axes.
 pub struct Transpose;
@@ -102,7 +102,8 @@ impl OpRule for Unsqueeze {
         let x = cx.shape(0)?;
         let axes = Self::axes(cx)?;
         let mut rest = x.iter();
-        let out = (0..x.len() + axes.len()).map(|a| if axes.contains(&a) { 1 } else { rest.next().copied().unwrap_or(1) });
+        let out =
+            (0..x.len() + axes.len()).map(|a| if axes.contains(&a) { 1 } else { rest.next().copied().unwrap_or(1) });
         Ok(vec![Some(out.collect())])
     }
 

@@ -6,12 +6,13 @@ use super::{OpRule, Shapes};
 use crate::channels::model::Role;
 use crate::refuse;
 
-pub const BATCH_NORM: &[&str] = &["BatchNormalization"];
-pub const INSTANCE_NORM: &[&str] = &["InstanceNormalization"];
-pub const LAYER_NORM: &[&str] = &["LayerNormalization", "RMSNormalization"];
-pub const GROUP_NORM: &[&str] = &["GroupNormalization"];
-pub const AXIS_NORM: &[&str] = &["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "MeanVarianceNormalization"];
-pub const LRN: &[&str] = &["LRN"];
+pub(super) const BATCH_NORM: &[&str] = &["BatchNormalization"];
+pub(super) const INSTANCE_NORM: &[&str] = &["InstanceNormalization"];
+pub(super) const LAYER_NORM: &[&str] = &["LayerNormalization", "RMSNormalization"];
+pub(super) const GROUP_NORM: &[&str] = &["GroupNormalization"];
+pub(super) const AXIS_NORM: &[&str] =
+    &["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "MeanVarianceNormalization"];
+pub(super) const LRN: &[&str] = &["LRN"];
 
 const STATISTIC: &str = "the normalisation's statistic runs over this axis; removing an index would change it";
 
@@ -28,6 +29,16 @@ pub struct AxisNormalization;
 /// Local response over neighbouring channels.
 pub struct Lrn;
 
+/// Parameters are vectors with one element per channel.
+fn per_channel(r: &Relate, slots: std::ops::Range<usize>, channels: usize) -> Answer<()> {
+    for s in slots {
+        if r.cx.shape(s)? != [channels] {
+            refuse!("parameter {s} of shape {:?} for {channels} channels", r.cx.shape(s)?);
+        }
+    }
+    Ok(())
+}
+
 impl OpRule for BatchNormalization {
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
         let x = cx.shape(0)?;
@@ -42,6 +53,7 @@ impl OpRule for BatchNormalization {
         if x.len() < 2 || r.cx.int("spatial", 1) != 1 {
             refuse!("input of rank {} or per-position statistics (spatial = 0)", x.len());
         }
+        per_channel(r, 1..5, x[1])?;
         let training = r.cx.int("training_mode", 0) != 0;
         for a in (0..x.len()).filter(|&a| a != 1) {
             if training {
@@ -75,6 +87,8 @@ impl OpRule for InstanceNormalization {
     }
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
+        let channels = r.size(In(0, 1))?;
+        per_channel(r, 1..3, channels)?;
         for a in 0..r.cx.rank(0)? {
             if a < 2 {
                 r.tie(In(0, a), Out(0, a))?;

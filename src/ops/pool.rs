@@ -6,8 +6,8 @@ use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::refuse;
 
-pub const POOL: &[&str] = &["MaxPool", "AveragePool", "LpPool"];
-pub const GLOBAL_POOL: &[&str] = &["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"];
+pub(super) const POOL: &[&str] = &["MaxPool", "AveragePool", "LpPool"];
+pub(super) const GLOBAL_POOL: &[&str] = &["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"];
 
 /// Pooling over a window.
 pub struct Pool;

@@ -4,12 +4,20 @@ use super::cx::{Answer, NodeCx, norm_axes, norm_axis};
 use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 
-pub const REDUCE: &[&str] = &[
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceSumSquare",
+pub(super) const REDUCE: &[&str] = &[
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
 ];
-pub const ARG: &[&str] = &["ArgMax", "ArgMin"];
-pub const CUMSUM: &[&str] = &["CumSum"];
+pub(super) const ARG: &[&str] = &["ArgMax", "ArgMin"];
+pub(super) const CUMSUM: &[&str] = &["CumSum"];
 
 /// `Reduce*`.
 pub struct Reduce;
@@ -28,10 +36,7 @@ fn reduced(cx: &NodeCx) -> Answer<Vec<usize>> {
 }
 
 fn shape_without(x: &[usize], axes: &[usize], keep: bool) -> Vec<usize> {
-    x.iter()
-        .enumerate()
-        .filter_map(|(a, &d)| if !axes.contains(&a) { Some(d) } else { keep.then_some(1) })
-        .collect()
+    x.iter().enumerate().filter_map(|(a, &d)| if !axes.contains(&a) { Some(d) } else { keep.then_some(1) }).collect()
 }
 
 fn relate_reduced(r: &mut Relate, axes: &[usize]) -> Answer<()> {

@@ -234,9 +234,8 @@ impl<'a> Relate<'a> {
         let found = if self.is_constant(slot) {
             self.inputs.get(slot).copied().flatten().map(|t| (t, axis))
         } else {
-            super::chain::weight_source(&self.cx, value, axis).and_then(|(node, slot, axis)| {
-                Some(((*self.all_inputs.get(node.0 as usize)?.get(slot)?)?, axis))
-            })
+            super::chain::weight_source(&self.cx, value, axis)
+                .and_then(|(node, slot, axis)| Some(((*self.all_inputs.get(node.0 as usize)?.get(slot)?)?, axis)))
         };
         if let Some((t, axis)) = found
             && let Some(tensor) = self.tensors.get(t.0 as usize).filter(|t| t.source.is_some())
@@ -279,7 +278,8 @@ impl<'a> Relate<'a> {
     /// States a batch normalization: slots of γ, β, mean and variance.
     pub fn batch_norm(&mut self, slots: [usize; 4], epsilon: f64) {
         let constant = |s: usize| if self.is_constant(s) { self.inputs.get(s).copied().flatten() } else { None };
-        if let ([Some(g), Some(b), Some(m), Some(v)], Some(axis)) = (slots.map(constant), self.axis_id(In(slots[0], 0))) {
+        if let ([Some(g), Some(b), Some(m), Some(v)], Some(axis)) = (slots.map(constant), self.axis_id(In(slots[0], 0)))
+        {
             self.facts.norms.push(NormSite { node: self.cx.id, params: [g, b, m, v], epsilon, axis });
         }
     }

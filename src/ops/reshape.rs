@@ -10,8 +10,8 @@ use super::{OpRule, Shapes};
 use crate::refuse;
 use std::ops::Range;
 
-pub const RESHAPE: &[&str] = &["Reshape"];
-pub const FLATTEN: &[&str] = &["Flatten"];
+pub(super) const RESHAPE: &[&str] = &["Reshape"];
+pub(super) const FLATTEN: &[&str] = &["Flatten"];
 
 /// `Reshape` to a shape with `0` (copy) and `-1` (rest).
 pub struct Reshape;
@@ -245,6 +245,8 @@ mod tests {
     #[test]
     fn lanes_must_agree() {
         assert!(segments(&[&[2, 8, 7], &[3, 8, 9]], &[&[2, 56], &[3, 72]]).is_some());
-        assert!(segments(&[&[2, 8], &[4, 8]], &[&[4, 4], &[4, 8]]).is_none());
+        let mixed = segments(&[&[2, 8], &[4, 8]], &[&[4, 4], &[4, 8]]);
+        assert_eq!(mixed, Some(vec![Segment { from: 0..2, to: 0..2 }]));
+        assert!(segments(&[&[2, 8], &[4, 8]], &[&[4, 4], &[2, 16]]).is_none());
     }
 }

@@ -6,8 +6,8 @@ use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::refuse;
 
-pub const RESIZE: &[&str] = &["Resize"];
-pub const UPSAMPLE: &[&str] = &["Upsample"];
+pub(super) const RESIZE: &[&str] = &["Resize"];
+pub(super) const UPSAMPLE: &[&str] = &["Upsample"];
 
 /// `Resize` by scales or to sizes.
 pub struct Resize;

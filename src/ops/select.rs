@@ -6,11 +6,11 @@ use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::refuse;
 
-pub const CONCAT: &[&str] = &["Concat"];
-pub const SPLIT: &[&str] = &["Split"];
-pub const SLICE: &[&str] = &["Slice"];
-pub const GATHER: &[&str] = &["Gather"];
-pub const PAD: &[&str] = &["Pad"];
+pub(super) const CONCAT: &[&str] = &["Concat"];
+pub(super) const SPLIT: &[&str] = &["Split"];
+pub(super) const SLICE: &[&str] = &["Slice"];
+pub(super) const GATHER: &[&str] = &["Gather"];
+pub(super) const PAD: &[&str] = &["Pad"];
 
 /// Joins along one axis.
 pub struct Concat;
@@ -176,7 +176,9 @@ impl SliceAxis {
 
 /// The raw `(starts, ends)` of a Slice node.
 fn slice_bounds(cx: &NodeCx) -> Answer<(Vec<i64>, Vec<i64>)> {
-    let get = |name, slot| -> Answer<Vec<i64>> { cx.list_or_input(name, slot)?.ok_or_else(|| "its bounds are missing".into()) };
+    let get = |name, slot| -> Answer<Vec<i64>> {
+        cx.list_or_input(name, slot)?.ok_or_else(|| "its bounds are missing".into())
+    };
     Ok((get("starts", 1)?, get("ends", 2)?))
 }
 

@@ -135,7 +135,10 @@ fn job(t: &Traced, c: &Contraction) -> Option<(ValueId, TensorId, Linear, Target
 fn vector(t: &Traced, node: NodeId, slot: usize, len: usize) -> bool {
     let id = t.trace.tensors.inputs[node.0 as usize].get(slot).copied().flatten();
     id.map(|id| t.trace.channels.tensor(id)).is_some_and(|x| {
-        x.source.is_some() && tensor::is_float(x.elem_type) && x.dims.iter().product::<usize>() == len && x.readers.len() == 1
+        x.source.is_some()
+            && tensor::is_float(x.elem_type)
+            && x.dims.iter().product::<usize>() == len
+            && x.readers.len() == 1
     })
 }
 

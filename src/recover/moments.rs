@@ -187,6 +187,7 @@ impl<'a> Moments<'a> {
         if !self.silent.contains_key(&id) {
             let rows = self.t.analysis.graph.constant(t.source?).map(zero_rows).unwrap_or_default();
             self.silent.insert(id, rows);
+            self.t.analysis.graph.model.release_pages();
         }
         if self.silent.get(&id)?.get(row) != Some(&true) {
             return None;

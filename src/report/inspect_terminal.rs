@@ -122,9 +122,9 @@ fn chains(chains: &[Chain], width: u16) -> String {
     if chains.is_empty() {
         return String::new();
     }
-    let name = usize::from(width) / 4;
+    let name = usize::from(width) * 29 / 100;
     let rows = chains.iter().take(MAX_ROWS).map(|c| {
-        let activation = text::short_list(c.activation.iter().map(String::as_str), name);
+        let activation = text::short_list(c.activation.iter().map(String::as_str), usize::from(width) / 5);
         vec![
             shorten(&c.layer, name),
             c.batch_norm.as_deref().map(|n| shorten(n, name)).unwrap_or_default(),

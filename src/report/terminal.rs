@@ -135,6 +135,7 @@ fn checks(r: &PruneReport, width: u16) -> String {
     let done = if done.is_empty() { String::new() } else { format!(": {}", done.join(", ")) };
     out += &field("Repair", &format!("{}{done}", repair.mode), width);
     let verified = match r.verify.max_rel_diff {
+        Some(0.0) => format!("{} (no difference, {})", r.verify.note, r.verify.runtime),
         Some(d) => format!("{} (largest relative difference {d:.1e}, {})", r.verify.note, r.verify.runtime),
         None => r.verify.note.clone(),
     };

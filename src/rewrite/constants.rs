@@ -131,11 +131,14 @@ fn cut_grouped(
         data.extend_from_slice(&tensor::raw_le(&part)?);
         match &mut out {
             None => out = Some(part),
-            Some(o) if o.dims.get(1..) == part.dims.get(1..) && o.dims.first().is_some() => {
+            Some(o) if o.dims.get(1..) == part.dims.get(1..) && !o.dims.is_empty() => {
                 o.dims[0] += part.dims.first().copied().unwrap_or(0);
             }
             Some(_) => {
-                return Err(Error::Internal(format!("the groups of weight {:?} keep different numbers of channels", t.key)));
+                return Err(Error::Internal(format!(
+                    "the groups of weight {:?} keep different numbers of channels",
+                    t.key
+                )));
             }
         }
     }

@@ -103,7 +103,8 @@ impl Editor {
                     }
                 }
                 Origin::Node(n, _) => {
-                    let attr = g.node.get_mut(n.0 as usize).and_then(|n| n.attribute.iter_mut().find(|a| a.name() == "value"));
+                    let attr =
+                        g.node.get_mut(n.0 as usize).and_then(|n| n.attribute.iter_mut().find(|a| a.name() == "value"));
                     if let Some(attr) = attr {
                         // Keep whatever name the attribute's tensor had.
                         let name = attr.t.as_ref().and_then(|t| t.name.clone());
@@ -150,7 +151,8 @@ fn drop_orphans(a: &Analysis, proto: &mut ModelProto) {
                     && n.attribute.iter().all(|a| a.g.is_none() && a.graphs.is_empty())
             })
             .collect();
-        let tensors: HashSet<String> = g.initializer.iter().map(|t| t.name()).filter(|n| orphan(n)).map(str::to_owned).collect();
+        let tensors: HashSet<String> =
+            g.initializer.iter().map(|t| t.name()).filter(|n| orphan(n)).map(str::to_owned).collect();
         if doomed.is_empty() && tensors.is_empty() {
             break;
         }

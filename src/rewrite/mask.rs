@@ -67,7 +67,12 @@ fn mask_operand(
     // The mask has the type that the model's weights have.
     let like = TensorProto {
         data_type: Some(
-            g.proto.initializer.iter().map(|t| t.data_type()).find(|&t| tensor::is_float(t)).unwrap_or(DataType::Float as i32),
+            g.proto
+                .initializer
+                .iter()
+                .map(|t| t.data_type())
+                .find(|&t| tensor::is_float(t))
+                .unwrap_or(DataType::Float as i32),
         ),
         ..TensorProto::default()
     };

@@ -15,7 +15,9 @@ use crate::channels::{AxisId, Tensor, TensorId, Trace};
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
 use crate::onnx::Model;
-use crate::onnx::proto::{ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto};
+use crate::onnx::proto::{
+    ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
+};
 use crate::ops::Loc;
 use edit::Editor;
 use std::collections::HashMap;
@@ -125,7 +127,7 @@ impl<'a> Cut<'a> {
             let Some(id) = t.axes.get(i).copied().flatten() else { continue };
             let fold = self.trace.channels.axis(id).fold.max(1);
             let gone = self.on(id).len();
-            if gone % fold != 0 || gone / fold >= (*d).max(1) {
+            if !gone.is_multiple_of(fold) || gone / fold >= (*d).max(1) {
                 return Err(Error::Internal(format!("tensor {:?} would lose {gone} of {d} on axis {i}", t.key)));
             }
             *d -= gone / fold;
@@ -142,7 +144,9 @@ impl<'a> Cut<'a> {
             None => self.trace.channels.tensors.iter().find(|t| t.source == Some(v) && t.key == info.name()),
         };
         let Some(tensor) = tensor.filter(|t| self.touches(t)) else { return };
-        let Some(type_proto::Value::TensorType(ty)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else { return };
+        let Some(type_proto::Value::TensorType(ty)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+            return;
+        };
         let Some(shape) = &mut ty.shape else { return };
         let Ok(new) = self.shrink(tensor, &tensor.dims) else { return };
         for (i, d) in shape.dim.iter_mut().enumerate() {

@@ -103,9 +103,8 @@ impl Walk<'_, '_> {
     ) -> Result<()> {
         let g = self.cut.a.graph;
         let actual = self.actual(id, slot, overrides);
-        let fits = |v: &Val| {
-            v.data.len() == want.len() && v.ints().iter().zip(want).all(|(a, w)| w.is_none_or(|w| w == *a))
-        };
+        let fits =
+            |v: &Val| v.data.len() == want.len() && v.ints().iter().zip(want).all(|(a, w)| w.is_none_or(|w| w == *a));
         if let [Some(a), Some(b)] = &actual
             && fits(a)
             && fits(b)
@@ -128,9 +127,8 @@ impl Walk<'_, '_> {
             let [Some(a), Some(b)] = &actual else {
                 return Err(self.fail(id, "a size is computed at run time and could not be followed"));
             };
-            let delta = |v: &Val| -> Vec<i64> {
-                v.ints().iter().zip(want).map(|(a, w)| w.map_or(0, |w| w - a)).collect()
-            };
+            let delta =
+                |v: &Val| -> Vec<i64> { v.ints().iter().zip(want).map(|(a, w)| w.map_or(0, |w| w - a)).collect() };
             let (d, e) = (delta(a), delta(b));
             if d != e || d.len() != want.len() {
                 return Err(self.fail(id, "a size that must change depends on a dynamic dimension"));
@@ -189,8 +187,8 @@ impl Walk<'_, '_> {
         let outputs = &g.nodes[id.0 as usize].outputs;
         let known = cut.a.refusals[id.0 as usize].is_none();
         let node = ed.node(id).ok_or_else(|| self.fail(id, "it is gone"))?;
-        for l in 0..2 {
-            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides: &overrides[l] };
+        for (l, overrides) in overrides.iter().enumerate() {
+            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides };
             let shapes = if known {
                 Some(canon::infer(&cx).map_err(|r| self.fail(id, &format!("after pruning, {}", r.0)))?)
             } else {
@@ -213,10 +211,13 @@ impl Walk<'_, '_> {
                 }
                 self.lanes[l].shapes[v.0 as usize] = Some(expected);
             }
-            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides: &overrides[l] };
-            let val = fold::eval(&cx).map(Arc::new);
-            if let Some(&Some(v)) = outputs.first() {
-                self.lanes[l].vals[v.0 as usize] = val;
+            let cx = NodeCx { graph: g, id, node, opset: cut.a.opset, lane: &self.lanes[l], overrides };
+            let mut vals = fold::eval(&cx);
+            vals.resize(outputs.len(), None);
+            for (val, out) in vals.into_iter().zip(outputs) {
+                if let Some(v) = out {
+                    self.lanes[l].vals[v.0 as usize] = val.map(Arc::new);
+                }
             }
         }
         Ok(())
@@ -240,13 +241,12 @@ impl Walk<'_, '_> {
             }
         }
         let name = g.name(last);
-        let constant =
-            ed.add(tensor::from_i64("", &[indices.len()], &indices), &format!("{}.indices", name.trim_start_matches('/')));
+        let constant = ed.add(
+            tensor::from_i64("", &[indices.len()], &indices),
+            &format!("{}.indices", name.trim_start_matches('/')),
+        );
         let (input, output) = (g.value(s.input).name.clone(), g.value(s.output).name.clone());
-        let gather = NodeProto {
-            name: g.node(last).name.clone(),
-            ..build::gather(input, constant, output, s.axis)
-        };
+        let gather = NodeProto { name: g.node(last).name.clone(), ..build::gather(input, constant, output, s.axis) };
         if let Some(n) = ed.node_mut(last) {
             *n = gather;
         }

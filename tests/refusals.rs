@@ -79,8 +79,8 @@ fn unknown_operator() {
     insta::assert_snapshot!(told(between(vec![node("Frobnicate", "f", &["a.y"], &["m.y"])], vec![])), @r#"
     pinned: a.w axis 0, 8 of 8, by Frobnicate f: this operator has no rule, so its axes are not followed
     pinned: a.w axis 1, 3 of 3, by graph input "x"
-    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input "m.y" is not known
-    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input "m.y" is not known
+    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input is not known: Frobnicate node "f": this operator has no rule, so its axes are not followed
+    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input is not known: Frobnicate node "f": this operator has no rule, so its axes are not followed
     "#);
 }
 
@@ -93,8 +93,8 @@ fn operator_of_another_domain() {
     insta::assert_snapshot!(told(m), @r#"
     pinned: a.w axis 0, 8 of 8, by com.example:Relu r: this operator has no rule, so its axes are not followed
     pinned: a.w axis 1, 3 of 3, by graph input "x"
-    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input "m.y" is not known
-    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input "m.y" is not known
+    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input is not known: com.example:Relu node "r": this operator has no rule, so its axes are not followed
+    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input is not known: com.example:Relu node "r": this operator has no rule, so its axes are not followed
     "#);
 }
 
@@ -208,8 +208,8 @@ fn capture_by_a_subgraph() {
     insta::assert_snapshot!(told(between(vec![choose], vec![flag])), @r#"
     pinned: a.w axis 0, 8 of 8, by If if: a subgraph reads it
     pinned: a.w axis 1, 3 of 3, by graph input "x"
-    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input "m.y" is not known
-    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input "m.y" is not known
+    pinned: b.w axis 0, 4 of 4, by Conv b: the shape of its input is not known: If node "if": this operator has no rule, so its axes are not followed
+    pinned: b.w axis 1, 8 of 8, by Conv b: the shape of its input is not known: If node "if": this operator has no rule, so its axes are not followed
     "#);
 }
 

@@ -41,7 +41,7 @@ pub struct Options {
     pub only: Vec<Regex>,
     /// Fixed ratios for matching groups.
     pub layer_ratio: Vec<(Regex, f64)>,
-    /// Rounds; scores are taken anew in each.
+    /// Rounds: each removes a part of the budget and scores what is left anew (a threshold takes one round).
     pub steps: usize,
     /// What is done for accuracy without data.
     pub recover: Recover,
@@ -72,7 +72,7 @@ impl Default for Options {
             exclude: Vec::new(),
             only: Vec::new(),
             layer_ratio: Vec::new(),
-            steps: 1,
+            steps: 3,
             recover: Recover::default(),
             verify: true,
             seed: 0,
@@ -331,6 +331,7 @@ fn decide(
     if o.steps == 0 {
         return Err(Error::Usage("--steps must be at least 1".into()));
     }
+    o.budget.check()?;
     let fallback: CriterionSpec = FALLBACK_CRITERION.parse()?;
     let spec = match &o.criterion {
         Some(s) => s.clone(),
@@ -339,10 +340,12 @@ fn decide(
     let limits = limits(graph, ch, o)?;
     let mut gone: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
     let mut last = None;
-    for k in 1..=o.steps {
+    // A threshold is a statement about the scores of the model as it is.
+    let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
+    for k in 1..=steps {
         let scores = clock.time("score", || rescore(graph, ch, o, &spec, &fallback, &gone))?;
         let decision =
-            clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, o.steps), &limits))?;
+            clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, steps), &limits))?;
         gone.clone_from(&decision.removed);
         last = Some((decision, scores));
     }

@@ -5,7 +5,7 @@
 
 use super::val::{MAX_FOLD, Val, join};
 use crate::graph::{Graph, NodeId, ValueId, attribute, is_default_domain};
-use crate::onnx::{proto::TensorProto, tensor};
+use crate::onnx::{proto::TensorProto, proto::tensor_proto::DataType, tensor};
 use crate::ops::cx::{NodeCx, broadcast, norm_axes, norm_axis};
 
 /// Contents of a small constant tensor: any integer tensor up to [`MAX_FOLD`] elements, floats up to 64.
@@ -17,7 +17,8 @@ pub fn of_tensor(t: &TensorProto) -> Option<Val> {
         return None;
     }
     let data = tensor::to_f64(t).ok()?;
-    Some(Val::new(dims, data, float))
+    let int32 = t.data_type() == DataType::Int32 as i32;
+    Some(Val { int32, ..Val::new(dims, data, float) })
 }
 
 /// Contents of a `Constant` node that holds no tensor (`value_int`, `value_ints`, `value_float`, `value_floats`).
@@ -136,11 +137,12 @@ fn cast(cx: &NodeCx) -> Option<Val> {
     let mut v = cx.val(0)?.clone();
     let to = cx.int("to", 0) as i32;
     v.float = tensor::is_float(to);
+    v.int32 = to == DataType::Int32 as i32;
     if !v.float {
         for x in &mut v.data {
             *x = x.trunc();
         }
-        if to == crate::onnx::proto::tensor_proto::DataType::Bool as i32 {
+        if to == DataType::Bool as i32 {
             for x in &mut v.data {
                 *x = f64::from(*x != 0.0);
             }
@@ -201,7 +203,8 @@ fn binary(op: &str, a: &Val, b: &Val) -> Option<Val> {
     let (ia, ib) = (broadcast_map(&a.dims, &dims), broadcast_map(&b.dims, &dims));
     let logical = matches!(op, "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or");
     let float = a.float && !logical;
-    let mut out = Val { dims, data: Vec::with_capacity(n), float, deps: Vec::with_capacity(n) };
+    let int32 = a.int32 && !logical;
+    let mut out = Val { dims, data: Vec::with_capacity(n), float, int32, deps: Vec::with_capacity(n) };
     for k in 0..n {
         let (i, j) = (ia(k), ib(k));
         let (x, y) = (*a.data.get(i)?, *b.data.get(j)?);
@@ -252,7 +255,7 @@ fn where_(cx: &NodeCx) -> Option<Val> {
         return None;
     }
     let (ic, ia, ib) = (broadcast_map(&c.dims, &dims), broadcast_map(&a.dims, &dims), broadcast_map(&b.dims, &dims));
-    let mut out = Val { dims, data: Vec::new(), float: a.float, deps: Vec::new() };
+    let mut out = Val { dims, data: Vec::new(), float: a.float, int32: a.int32, deps: Vec::new() };
     for k in 0..n {
         let (i, j, l) = (ic(k), ia(k), ib(k));
         let (x, d) = if *c.data.get(i)? != 0.0 { (a.data.get(j)?, &a.deps[j]) } else { (b.data.get(l)?, &b.deps[l]) };
@@ -389,7 +392,7 @@ fn range(cx: &NodeCx) -> Option<Val> {
     }
     let deps = join(&join(a.deps.first()?, b.deps.first()?), d.deps.first()?);
     let data: Vec<f64> = (0..n as usize).map(|i| x + i as f64 * step).collect();
-    Some(Val { dims: vec![data.len()], deps: vec![deps; data.len()], data, float: a.float })
+    Some(Val { dims: vec![data.len()], deps: vec![deps; data.len()], data, float: a.float, int32: a.int32 })
 }
 
 fn reduce(cx: &NodeCx) -> Option<Val> {
@@ -422,6 +425,7 @@ fn reduce(cx: &NodeCx) -> Option<Val> {
         dims: if keep { vec![1; x.dims.len()] } else { vec![] },
         data: vec![acc],
         float: x.float,
+        int32: x.int32,
         deps: vec![deps],
     })
 }

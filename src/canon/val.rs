@@ -18,7 +18,9 @@ pub struct Val {
     pub data: Vec<f64>,
     /// Whether the element type is floating point (division does not truncate).
     pub float: bool,
-    /// Per element: the sizes it came from; empty when none did.
+    /// Whether the element type is a 32-bit integer.
+    pub int32: bool,
+    /// Per element: the sizes it came from; `None` when none did.
     pub deps: Vec<Option<Deps>>,
 }
 
@@ -26,7 +28,7 @@ impl Val {
     /// A value that depends on no size.
     pub fn new(dims: Vec<usize>, data: Vec<f64>, float: bool) -> Self {
         let deps = vec![None; data.len()];
-        Val { dims, data, float, deps }
+        Val { dims, data, float, int32: false, deps }
     }
 
     /// A one-dimensional integer value.
@@ -55,7 +57,13 @@ impl Val {
             data.push(*self.data.get(i)?);
             deps.push(self.deps.get(i)?.clone());
         }
-        (data.len() == dims.iter().product::<usize>()).then_some(Val { dims, data, float: self.float, deps })
+        (data.len() == dims.iter().product::<usize>()).then_some(Val {
+            dims,
+            data,
+            float: self.float,
+            int32: self.int32,
+            deps,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! From classes of atoms to channels, groups, pins and costs.
 
 use super::atoms::Atoms;
-use super::model::{AxisId, BatchNorm, Channel, Channels, Cost, Group, ParamTerm, Pin, Role, TensorId};
+use super::model::{AxisId, BatchNorm, Channel, Channels, Cost, Group, ParamTerm, Pin, Role, Site, TensorId};
 use super::tensors::Tensors;
 use crate::canon::Analysis;
 use crate::graph::NodeId;
@@ -83,18 +83,31 @@ fn groups(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Gr
     groups.retain(|g| g.channels.len() > 1 && g.axes.iter().any(|(x, _)| weights.contains(x)));
     let place: HashMap<NodeId, usize> = a.graph.order.iter().enumerate().map(|(i, &n)| (n, i)).collect();
     let at = |n: NodeId| place.get(&n).copied().unwrap_or(usize::MAX);
+    // By axis, so that the time stays linear in the graph.
+    let mut sites: HashMap<AxisId, Vec<Site>> = HashMap::new();
+    let mut producers: HashMap<NodeId, AxisId> = HashMap::new();
+    for s in &facts.sites {
+        sites.entry(s.axis).or_default().push(*s);
+        if s.role == Role::Producer {
+            producers.entry(s.node).or_insert(s.axis);
+        }
+    }
+    let mut norms: HashMap<AxisId, Vec<usize>> = HashMap::new();
+    for (i, n) in facts.norms.iter().enumerate() {
+        norms.entry(n.axis).or_default().push(i);
+    }
     for g in &mut groups {
-        let on: BTreeSet<AxisId> = g.axes.iter().map(|&(x, _)| x).collect();
-        g.sites = facts.sites.iter().filter(|s| on.contains(&s.axis)).copied().collect();
+        g.sites = g.axes.iter().filter_map(|(x, _)| sites.get(x)).flatten().copied().collect();
         g.sites.sort_by_key(|s| (at(s.node), s.axis, s.role));
         g.sites.dedup();
         let mut layers: Vec<NodeId> = g.sites.iter().map(|s| s.node).collect();
         layers.dedup();
         g.layers = layers;
-        g.batch_norms = facts
-            .norms
-            .iter()
-            .filter(|n| on.contains(&n.axis))
+        let mut mine: Vec<usize> = g.axes.iter().filter_map(|(x, _)| norms.get(x)).flatten().copied().collect();
+        mine.sort_unstable();
+        g.batch_norms = mine
+            .into_iter()
+            .map(|i| &facts.norms[i])
             .map(|n| BatchNorm {
                 node: n.node,
                 scale: n.params[0],
@@ -107,7 +120,7 @@ fn groups(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Gr
                     .graph
                     .output(n.node, 0)
                     .map_or(crate::ops::Activation::Unknown, |v| chain::activation_after(a, v)),
-                producer: producer_axis(a, facts, n.node),
+                producer: producer_axis(a, &producers, n.node),
             })
             .collect();
         let first = g.sites.iter().find(|s| s.role == Role::Producer).or(g.sites.first());
@@ -126,9 +139,9 @@ fn groups(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Gr
 }
 
 /// The out-channel axis of the layer whose output a node reads first.
-fn producer_axis(a: &Analysis, facts: &Facts, node: NodeId) -> Option<AxisId> {
+fn producer_axis(a: &Analysis, producers: &HashMap<NodeId, AxisId>, node: NodeId) -> Option<AxisId> {
     let crate::graph::Origin::Node(from, 0) = a.graph.value(a.graph.input(node, 0)?).origin else { return None };
-    facts.sites.iter().find(|s| s.node == from && s.role == Role::Producer).map(|s| s.axis)
+    producers.get(&from).copied()
 }
 
 /// Elements of every floating-point constant with at least one axis, one term per tensor.

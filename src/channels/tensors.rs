@@ -24,7 +24,7 @@ pub struct Tensors {
     /// The tensor of each value that is not a constant, and of constants without readers `None`.
     pub by_value: HashMap<ValueId, TensorId>,
     /// Constants that must stay whole, with the reason.
-    pub whole: Vec<(TensorId, String)>,
+    pub whole: Vec<(TensorId, Option<NodeId>, String)>,
     /// Per node: it only passes a constant on.
     pub alias: Vec<bool>,
     /// Per value: computed from constants alone (a weight behind `Transpose`, `DequantizeLinear`, …).
@@ -52,7 +52,7 @@ pub fn build(a: &Analysis) -> Tensors {
         ..Tensors::default()
     };
     let mut constants: BTreeMap<ValueId, Vec<Reader>> = BTreeMap::new();
-    let mut exposed: HashMap<ValueId, String> = HashMap::new();
+    let mut exposed: HashMap<ValueId, (Option<NodeId>, String)> = HashMap::new();
     for (i, value) in g.values.iter().enumerate() {
         let v = ValueId(i as u32);
         let Some(source) = constant_source(g, v) else {
@@ -72,9 +72,9 @@ pub fn build(a: &Analysis) -> Tensors {
             readers.push(Reader { value: v, node, slot, fold, weight });
         }
         if value.is_output {
-            exposed.insert(source, "it is a graph output".into());
+            exposed.insert(source, (None, format!("graph output {:?}", value.name)));
         } else if let Some(n) = value.captured_by {
-            exposed.insert(source, format!("a subgraph of {} reads it", g.label(n)));
+            exposed.insert(source, (Some(n), "a subgraph reads it".into()));
         }
     }
     let mut names: HashMap<&str, usize> = HashMap::new();
@@ -87,12 +87,12 @@ pub fn build(a: &Analysis) -> Tensors {
             let slots: Vec<_> = members.iter().map(|r| (r.node, r.slot)).collect();
             let t = out.push(a, first.value, Some(source), key, slots.clone(), first.fold);
             let proto = g.constant(source);
-            if let Some(why) = exposed.get(&source) {
-                out.whole.push((t, why.clone()));
+            if let Some((node, why)) = exposed.get(&source) {
+                out.whole.push((t, *node, why.clone()));
             } else if members.iter().any(|r| r.fold != first.fold) {
-                out.whole.push((t, "it is shared by convolutions with different groups".into()));
+                out.whole.push((t, None, "it is shared by convolutions with different groups".into()));
             } else if proto.is_none_or(|p| tensor::elem_size(p.data_type()).is_none()) {
-                out.whole.push((t, "its element type cannot be cut".into()));
+                out.whole.push((t, None, "its element type cannot be cut".into()));
             }
             for (node, slot) in slots {
                 out.inputs[node.0 as usize][slot] = Some(t);

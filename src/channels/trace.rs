@@ -1,10 +1,10 @@
 //! Walks the graph once, lets every operator's rule speak, and settles what was left to choose.
 
 use super::atoms::Atoms;
-use super::model::{AxisId, Channels, TensorId};
+use super::model::{AxisId, Channels, Tensor, TensorId};
 use super::tensors::{self, Tensors};
 use super::{groups, units};
-use crate::canon::Analysis;
+use crate::canon::{Analysis, fold::constant_source};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Origin, ValueId};
 use crate::ops::relate::{Contraction, Facts, In, Loc, Out, Relate};
@@ -95,8 +95,8 @@ impl Tracer<'_> {
                 self.pin_tensor(t, Some(n), "a subgraph reads it");
             }
         }
-        for (t, why) in self.t.whole.clone() {
-            self.pin_tensor(t, None, &why);
+        for (t, node, why) in self.t.whole.clone() {
+            self.pin_tensor(t, node, &why);
         }
     }
 
@@ -196,7 +196,9 @@ impl Tracer<'_> {
         let vals = &self.a.lanes[0].vals;
         let known = |v: &ValueId| self.a.lanes.iter().all(|l| l.vals[v.0 as usize].is_some());
         let folded = g.nodes[id.0 as usize].outputs.iter().flatten().all(known);
-        let size_slots = ops::rule(node.domain(), node.op_type()).map_or(&[][..], |r| r.size_slots());
+        let known = self.a.refusals[id.0 as usize].is_none();
+        let rule = ops::rule(node.domain(), node.op_type()).filter(|_| known);
+        let size_slots = rule.map_or(&[][..], |r| r.size_slots());
         let mut pins: HashSet<(ValueId, usize)> = HashSet::new();
         for slot in 0..node.input.len() {
             if let Some(val) = g.input(id, slot).and_then(|v| vals[v.0 as usize].as_ref())
@@ -217,9 +219,13 @@ impl Tracer<'_> {
         let mut pins: Vec<_> = pins.into_iter().collect();
         pins.sort_unstable();
         for (v, axis) in pins {
-            let Some(t) = self.t.by_value.get(&v) else { continue };
-            if let Some(axis) = self.t.tensors[t.0 as usize].axes.get(axis).copied().flatten() {
-                let why = self.atoms.reason(Some(id), "the size of this axis is used as a value");
+            // Of a constant: every tensor that holds it.
+            let source = constant_source(g, v);
+            let same = |t: &&Tensor| t.value == v || (source.is_some() && t.source == source);
+            let axes = self.t.tensors.iter().filter(same).filter_map(|t| t.axes.get(axis).copied().flatten());
+            let axes: Vec<AxisId> = axes.collect();
+            let why = self.atoms.reason(Some(id), "the size of this axis is used as a value");
+            for axis in axes {
                 self.atoms.pin(axis, why);
             }
         }

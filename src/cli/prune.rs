@@ -73,8 +73,8 @@ pub struct PruneArgs {
     /// One ranking over the whole model, or every layer by itself
     #[arg(long, value_enum, default_value_t, help_heading = "Ranking")]
     scope: Scope,
-    /// Rounds; scores are taken anew in each
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = steps, help_heading = "Ranking")]
+    /// Rounds: each removes a part of the budget and scores what is left anew
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = steps, help_heading = "Ranking")]
     steps: usize,
     /// Seed of the random criterion and of the verification's input
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Ranking")]

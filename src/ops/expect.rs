@@ -45,7 +45,7 @@ pub fn passage(cx: &NodeCx) -> Passage {
         return Passage::Opaque;
     }
     match cx.node.op_type() {
-        "BatchNormalization" if cx.int("training_mode", 0) == 0 => {
+        "BatchNormalization" if !super::norm::batch_statistics(cx) => {
             Passage::BatchNorm { epsilon: cx.float("epsilon", 1e-5) }
         }
         "Conv" => Passage::Conv,

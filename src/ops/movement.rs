@@ -88,6 +88,19 @@ impl OpRule for Squeeze {
         }
         Ok(())
     }
+
+    fn patch(&self, p: &mut Patch) -> Answer<()> {
+        // Without a list of axes, an axis that is left with one index would go too.
+        if p.cx.list_or_input("axes", 1)?.is_none() {
+            let axes = Self::axes(&p.cx)?.into_iter().map(|a| a as i64);
+            if p.cx.opset < 13 {
+                p.set_list("axes", axes.collect());
+            } else {
+                p.require(1, axes.map(Some).collect());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Unsqueeze {

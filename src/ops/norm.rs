@@ -29,6 +29,13 @@ pub struct AxisNormalization;
 /// Local response over neighbouring channels.
 pub struct Lrn;
 
+/// Whether a batch normalization uses the batch's own statistics: by attribute, or, before opset 14, because it gives
+/// them out.
+pub(super) fn batch_statistics(cx: &NodeCx) -> bool {
+    let gives = (1..cx.n_outputs()).any(|o| cx.graph.output(cx.id, o).is_some());
+    cx.int("training_mode", 0) != 0 || (cx.opset < 14 && gives)
+}
+
 /// Parameters are vectors with one element per channel.
 fn per_channel(r: &Relate, slots: std::ops::Range<usize>, channels: usize) -> Answer<()> {
     for s in slots {
@@ -54,7 +61,7 @@ impl OpRule for BatchNormalization {
             refuse!("input of rank {} or per-position statistics (spatial = 0)", x.len());
         }
         per_channel(r, 1..5, x[1])?;
-        let training = r.cx.int("training_mode", 0) != 0;
+        let training = batch_statistics(&r.cx);
         for a in (0..x.len()).filter(|&a| a != 1) {
             if training {
                 r.pin(In(0, a), STATISTIC);

@@ -29,11 +29,12 @@ fn scaled(x: &[usize], scales: &[f64], axes: &[usize]) -> Answer<Vec<usize>> {
     Ok(out)
 }
 
-/// Axes whose size does not change pass; the others are resampled and pinned.
-fn relate_resampled(r: &mut Relate) -> Answer<()> {
+/// Axes with a scale of exactly 1 pass; the others are resampled and pinned (a scale of 1.1 may leave a small size as it
+/// is and still move its indices).
+fn relate_resampled(r: &mut Relate, scales: &[f64]) -> Answer<()> {
     let (x, y) = (r.cx.shape(0)?, r.cx.out_shape(0)?);
     for a in 0..x.len() {
-        if x[a] == y[a] && a < 2 {
+        if x[a] == y[a] && a < 2 && scales.get(a) == Some(&1.0) {
             r.tie(In(0, a), Out(0, a))?;
         } else {
             r.pin(In(0, a), "it is resampled");
@@ -86,7 +87,19 @@ impl OpRule for Resize {
     }
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
-        relate_resampled(r)
+        if r.cx.string("coordinate_transformation_mode") == Some("tf_crop_and_resize") {
+            refuse!("it crops before it resamples");
+        }
+        let (slot, sizes) = Self::slots(&r.cx);
+        let mut scales = vec![1.0; r.cx.rank(0)?];
+        // Sizes that equal the input's are a scale of 1.
+        if sizes.is_none_or(|s| !r.cx.has(s)) {
+            let given = r.cx.val(slot).ok_or("its scales are computed at run time")?;
+            for (a, s) in Self::axes(&r.cx)?.into_iter().zip(&given.data) {
+                scales[a] = *s;
+            }
+        }
+        relate_resampled(r, &scales)
     }
 
     fn patch(&self, p: &mut Patch) -> Answer<()> {
@@ -105,17 +118,23 @@ impl OpRule for Resize {
     }
 }
 
+impl Upsample {
+    fn scales(cx: &NodeCx) -> Answer<Vec<f64>> {
+        Ok(match crate::graph::attribute(cx.node, "scales") {
+            Some(a) => a.floats.iter().map(|&f| f64::from(f)).collect(),
+            None => cx.val(1).ok_or("its scales are computed at run time")?.data.clone(),
+        })
+    }
+}
+
 impl OpRule for Upsample {
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
         let x = cx.shape(0)?;
-        let scales: Vec<f64> = match crate::graph::attribute(cx.node, "scales") {
-            Some(a) => a.floats.iter().map(|&f| f64::from(f)).collect(),
-            None => cx.val(1).ok_or("its scales are computed at run time")?.data.clone(),
-        };
-        Ok(vec![Some(scaled(x, &scales, &(0..x.len()).collect::<Vec<_>>())?)])
+        Ok(vec![Some(scaled(x, &Self::scales(cx)?, &(0..x.len()).collect::<Vec<_>>())?)])
     }
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
-        relate_resampled(r)
+        let scales = Self::scales(&r.cx)?;
+        relate_resampled(r, &scales)
     }
 }

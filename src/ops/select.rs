@@ -263,7 +263,14 @@ impl OpRule for Slice {
         for s in slice_spec(&p.cx)? {
             let loc = In(0, s.axis);
             let whole = s.start == 0 && s.count == x[s.axis] && s.step == 1;
-            if whole || p.removed(loc).is_empty() {
+            if p.removed(loc).is_empty() {
+                continue;
+            }
+            if whole {
+                // Counted from the end, the start would lie before the first index; not every runtime clamps it.
+                if starts[s.entry] < 0 {
+                    new_starts[s.entry] = Some(0);
+                }
                 continue;
             }
             new_starts[s.entry] = Some(p.position(loc, s.start) as i64);

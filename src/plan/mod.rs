@@ -46,7 +46,11 @@ pub enum Budget {
 }
 
 impl Budget {
-    fn check(&self) -> Result<()> {
+    /// Whether the figure is one that can be asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is not.
+    pub fn check(&self) -> Result<()> {
         let problem = match *self {
             Self::Ratio(r) if !(0.0..1.0).contains(&r) => format!(
                 "the ratio is the share of the channels to remove, at least 0 and below 1, not {r} (30 % is written 0.3)"
@@ -118,7 +122,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self) -> Result<()> {
+    /// Whether the figure is one that can be asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is not.
+    pub fn check(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.max_layer_ratio) {
             return Err(Error::Usage(format!(
                 "the largest share to remove from one layer is between 0 and 1, not {}",

@@ -3,7 +3,11 @@
 use super::Names;
 use crate::canon::Analysis;
 use crate::graph::{NodeId, Origin, ValueId, attribute};
-use crate::onnx::proto::{AttributeProto, ModelProto, NodeProto, TensorProto, attribute_proto::AttributeType};
+use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
+use crate::onnx::proto::{
+    AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType, type_proto,
+};
 use crate::ops::patch::AttrEdit;
 use std::collections::{BTreeMap, HashSet};
 
@@ -114,6 +118,10 @@ impl Editor {
                 _ => {}
             }
         }
+        // Before IR version 4 every initializer is listed among the inputs.
+        if a.graph.model.proto.ir_version() < 4 {
+            g.input.extend(added.iter().map(declaration));
+        }
         g.initializer.extend(added);
         if !before.is_empty() || !dropped.is_empty() {
             let old = std::mem::take(&mut g.node);
@@ -127,6 +135,18 @@ impl Editor {
         }
         drop_orphans(a, &mut proto);
         proto
+    }
+}
+
+/// The input declaration of a constant.
+fn declaration(t: &TensorProto) -> ValueInfoProto {
+    let dim = |&d: &i64| Dimension { value: Some(DimValue::DimValue(d)), ..Dimension::default() };
+    let shape = TensorShapeProto { dim: t.dims.iter().map(dim).collect() };
+    let ty = type_proto::Tensor { elem_type: t.data_type, shape: Some(shape) };
+    ValueInfoProto {
+        name: t.name.clone(),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(ty)), ..TypeProto::default() }),
+        ..ValueInfoProto::default()
     }
 }
 

@@ -5,11 +5,12 @@ use super::edit::Editor;
 use super::{Cut, finish};
 use crate::canon::Analysis;
 use crate::channels::{TensorId, Trace};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
 use crate::ops::build;
+use crate::ops::relate::Contraction;
 use std::collections::BTreeMap;
 
 /// The twin that the pruned model must equal. Shapes stay as they were.
@@ -35,7 +36,7 @@ pub fn mask(a: &Analysis, trace: &Trace, removed: &[Vec<usize>]) -> Result<Model
                 let new = zeroed(&cut, t, base, info.axis)?;
                 zeros.insert(info.tensor, new);
             }
-            None => mask_operand(&cut, &mut ed, c.node, c.slot, info.axis, t.dims.len(), info.len, cut.on(c.axis)),
+            None => mask_operand(&cut, &mut ed, c, t.dims.len())?,
         }
     }
     for (id, tensor) in zeros {
@@ -45,25 +46,16 @@ pub fn mask(a: &Analysis, trace: &Trace, removed: &[Vec<usize>]) -> Result<Model
     Ok(finish(&Cut { a, trace, removed: &nothing }, ed.finish(a)))
 }
 
-#[allow(clippy::too_many_arguments)]
-fn mask_operand(
-    cut: &Cut,
-    ed: &mut Editor,
-    node: crate::graph::NodeId,
-    slot: usize,
-    axis: usize,
-    rank: usize,
-    len: usize,
-    gone: &[usize],
-) {
+/// Multiplies an operand that is computed at run time with zeros and ones.
+fn mask_operand(cut: &Cut, ed: &mut Editor, c: &Contraction, rank: usize) -> Result<()> {
     let g = cut.a.graph;
-    let Some(operand) = g.input(node, slot) else { return };
-    let mut dims = vec![1; rank];
-    dims[axis] = len;
-    let mut keep = vec![1.0; len];
-    for &i in gone {
-        keep[i] = 0.0;
-    }
+    let info = cut.trace.channels.axis(c.axis);
+    let operand = g
+        .input(c.node, c.slot)
+        .ok_or_else(|| Error::Internal(format!("{} has no operand {}", g.label(c.node), c.slot)))?;
+    let dims: Vec<usize> = (0..rank).map(|a| if a == info.axis { info.len } else { 1 }).collect();
+    let gone = cut.on(c.axis);
+    let keep: Vec<f64> = (0..info.len).map(|i| if gone.binary_search(&i).is_ok() { 0.0 } else { 1.0 }).collect();
     // The mask has the type that the model's weights have.
     let like = TensorProto {
         data_type: Some(
@@ -76,9 +68,10 @@ fn mask_operand(
         ),
         ..TensorProto::default()
     };
-    let Ok(mask) = tensor::from_f64_like(&like, &dims, &keep) else { return };
+    let mask = tensor::from_f64_like(&like, &dims, &keep)?;
     let mask = ed.add(mask, &format!("{}.mask", g.value(operand).name));
     let masked = ed.names.fresh(&format!("{}.masked", g.value(operand).name));
-    ed.insert_before(node, build::mul(g.value(operand).name.clone(), mask, masked.clone()));
-    ed.set_input(node, slot, &masked);
+    ed.insert_before(c.node, build::mul(g.value(operand).name.clone(), mask, masked.clone()));
+    ed.set_input(c.node, c.slot, &masked);
+    Ok(())
 }

@@ -7,7 +7,8 @@ use crate::graph::NodeId;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override};
-use crate::ops::{self, Loc, Patch, build};
+use crate::ops::{self, Loc, OpRule, Patch, build};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The new graph's facts, by the original graph's values.
@@ -36,8 +37,21 @@ impl Walk<'_, '_> {
         let cut = self.cut;
         let touched = cut.trace.tensors.of_node(id).any(|t| cut.touches(cut.trace.channels.tensor(t)));
         let mut overrides = self.constants(id, ed)?;
+        let node = cut.a.graph.node(id);
+        let rule = ops::rule(node.domain(), node.op_type()).filter(|_| cut.a.refusals[id.0 as usize].is_none());
+        let mut wants = BTreeMap::new();
         if touched {
-            self.patch(ed, id, &mut overrides)?;
+            let Some(rule) = rule else {
+                return Err(self.fail(id, "an operator without a rule would lose channels"));
+            };
+            wants = self.patch(ed, id, rule)?;
+        }
+        // A size that no channel of this node stands behind keeps its value, wherever it is computed from.
+        for &slot in rule.map_or(&[][..], |r| r.size_slots()) {
+            wants.entry(slot).or_default();
+        }
+        for (slot, want) in wants {
+            self.require(ed, id, slot, &want, &mut overrides)?;
         }
         self.advance(ed, id, &overrides)
     }
@@ -65,12 +79,9 @@ impl Walk<'_, '_> {
         Ok(out)
     }
 
-    fn patch(&mut self, ed: &mut Editor, id: NodeId, overrides: &mut [Vec<Override>; 2]) -> Result<()> {
+    /// Lets the operator patch its attributes; returns what its integer inputs must hold.
+    fn patch(&self, ed: &mut Editor, id: NodeId, rule: &dyn OpRule) -> Result<BTreeMap<usize, Vec<Option<i64>>>> {
         let cut = self.cut;
-        let node = cut.a.graph.node(id);
-        let Some(rule) = ops::rule(node.domain(), node.op_type()) else {
-            return Err(self.fail(id, "an operator without a rule would lose channels"));
-        };
         let removed = |loc: Loc| cut.at(id, loc);
         let mut p = Patch { cx: cut.a.cx(id, 0, &[]), removed: &removed, edits: Default::default() };
         rule.patch(&mut p).map_err(|r| self.fail(id, &r.0))?;
@@ -78,10 +89,7 @@ impl Walk<'_, '_> {
         for (name, edit) in &edits.attrs {
             ed.set_attr(id, name, edit);
         }
-        for (slot, want) in &edits.ints {
-            self.require(ed, id, *slot, want, overrides)?;
-        }
-        Ok(())
+        Ok(edits.ints)
     }
 
     /// What a slot holds in the new graph, per lane.
@@ -92,7 +100,7 @@ impl Walk<'_, '_> {
         })
     }
 
-    /// Makes an integer input hold what the operator needs.
+    /// Makes an integer input hold what the operator needs: the given elements, and the original value of the others.
     fn require(
         &mut self,
         ed: &mut Editor,
@@ -102,67 +110,49 @@ impl Walk<'_, '_> {
         overrides: &mut [Vec<Override>; 2],
     ) -> Result<()> {
         let g = self.cut.a.graph;
+        let old: [Option<Arc<Val>>; 2] =
+            [0, 1].map(|l| g.input(id, slot).and_then(|v| self.cut.a.lanes[l].vals[v.0 as usize].clone()));
         let actual = self.actual(id, slot, overrides);
-        let fits =
-            |v: &Val| v.data.len() == want.len() && v.ints().iter().zip(want).all(|(a, w)| w.is_none_or(|w| w == *a));
-        if let [Some(a), Some(b)] = &actual
-            && fits(a)
-            && fits(b)
-        {
+        // Nothing asked for, and nothing known about it: then it stands on nothing that changes.
+        let Some(wants) = wanted(want, &old) else {
+            return if want.is_empty() { Ok(()) } else { Err(self.fail(id, "a size could not be followed")) };
+        };
+        let fits = |l: usize| actual[l].as_ref().is_some_and(|v| v.ints() == wants[l]);
+        if fits(0) && fits(1) {
             return Ok(());
         }
-        let same = match &actual {
-            [Some(a), Some(b)] => a.data == b.data,
-            _ => want.iter().all(Option::is_some),
-        };
-        let lanes: [Arc<Val>; 2] = if same {
-            let old = actual[0].as_ref().map(|v| v.ints()).unwrap_or_default();
-            let new: Vec<i64> =
-                want.iter().enumerate().map(|(i, w)| w.or(old.get(i).copied()).unwrap_or_default()).collect();
-            self.replace(ed, id, slot, &new);
-            let v = Arc::new(Val::from_ints(&new));
-            [v.clone(), v]
+        let int32 = actual.iter().chain(&old).flatten().any(|v| v.int32);
+        if wants[0] == wants[1] {
+            self.replace(ed, id, slot, &wants[0], int32);
         } else {
             // Some elements are dynamic: correct the others by a constant difference.
-            let [Some(a), Some(b)] = &actual else {
-                return Err(self.fail(id, "a size is computed at run time and could not be followed"));
+            let delta = |l: usize| -> Option<Vec<i64>> {
+                let now = actual[l].as_ref().map(|v| v.ints()).filter(|n| n.len() == wants[l].len())?;
+                Some(wants[l].iter().zip(&now).map(|(w, n)| w.wrapping_sub(*n)).collect())
             };
-            let delta =
-                |v: &Val| -> Vec<i64> { v.ints().iter().zip(want).map(|(a, w)| w.map_or(0, |w| w - a)).collect() };
-            let (d, e) = (delta(a), delta(b));
-            if d != e || d.len() != want.len() {
-                return Err(self.fail(id, "a size that must change depends on a dynamic dimension"));
-            }
+            let d = delta(0).filter(|d| delta(1).as_ref() == Some(d));
+            let d = d.ok_or_else(|| self.fail(id, "a size that must change depends on a dynamic dimension"))?;
             let name = g.input(id, slot).map(|v| g.value(v).name.clone()).unwrap_or_default();
-            let constant = ed.add(tensor::from_i64("", &[d.len()], &d), &format!("{name}.delta"));
+            let constant = ed.add(integers(&d, int32), &format!("{name}.delta"));
             let sum = ed.names.fresh(&format!("{name}.pruned"));
             let input = ed.node(id).and_then(|n| n.input.get(slot).cloned()).unwrap_or(name);
             ed.insert_before(id, build::add(input, constant, sum.clone()));
             ed.set_input(id, slot, &sum);
-            [a, b].map(|v| {
-                let new: Vec<i64> = v.ints().iter().zip(&d).map(|(x, y)| x + y).collect();
-                Arc::new(Val::from_ints(&new))
-            })
-        };
-        for (o, v) in overrides.iter_mut().zip(lanes) {
+        }
+        for (o, v) in overrides.iter_mut().zip(&wants) {
+            let v = Val { int32, ..Val::from_ints(v) };
             o.retain(|o| o.slot != slot);
-            o.push(Override { slot, shape: Some(v.dims.clone()), val: Some(v) });
+            o.push(Override { slot, shape: Some(v.dims.clone()), val: Some(Arc::new(v)) });
         }
         Ok(())
     }
 
     /// Replaces an integer input by a constant: in place when nobody else reads it.
-    fn replace(&mut self, ed: &mut Editor, id: NodeId, slot: usize, new: &[i64]) {
+    fn replace(&mut self, ed: &mut Editor, id: NodeId, slot: usize, new: &[i64], int32: bool) {
         let g = self.cut.a.graph;
         let value = g.input(id, slot);
-        let old = value.and_then(|v| g.constant(v));
-        let mut tensor = tensor::from_i64("", &[new.len()], new);
-        if let Some(old) = old {
-            if old.data_type() == DataType::Int32 as i32 {
-                let like = TensorProto { data_type: Some(DataType::Int32 as i32), ..TensorProto::default() };
-                let raw: Vec<u8> = new.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
-                tensor = TensorProto { dims: vec![new.len() as i64], raw_data: Some(raw.into()), ..like };
-            }
+        let mut tensor = integers(new, int32);
+        if let Some(old) = value.and_then(|v| g.constant(v)) {
             tensor.name = old.name.clone();
         }
         match value {
@@ -261,4 +251,35 @@ impl Walk<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// An integer vector of either width.
+fn integers(v: &[i64], int32: bool) -> TensorProto {
+    if !int32 {
+        return tensor::from_i64("", &[v.len()], v);
+    }
+    let raw: Vec<u8> = v.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
+    TensorProto {
+        data_type: Some(DataType::Int32 as i32),
+        dims: vec![v.len() as i64],
+        raw_data: Some(raw.into()),
+        ..TensorProto::default()
+    }
+}
+
+/// What a slot must hold per lane: the elements asked for, the original ones elsewhere. `None` when that is not known.
+fn wanted(want: &[Option<i64>], old: &[Option<Arc<Val>>; 2]) -> Option<[Vec<i64>; 2]> {
+    if !want.is_empty() && want.iter().all(Option::is_some) {
+        let all: Vec<i64> = want.iter().copied().flatten().collect();
+        return Some([all.clone(), all]);
+    }
+    let [a, b] = old;
+    let fill = |v: &Val| -> Option<Vec<i64>> {
+        let old = v.ints();
+        if want.is_empty() {
+            return Some(old);
+        }
+        (old.len() == want.len()).then(|| want.iter().zip(old).map(|(w, o)| w.unwrap_or(o)).collect())
+    };
+    Some([fill(a.as_ref()?)?, fill(b.as_ref()?)?])
 }

@@ -1,0 +1,129 @@
+//! Every operator commutes with the removal of channels: the operator on cut inputs equals the cut of the operator on
+//! masked inputs. An operator in [`RULES`] without a case here fails the first test.
+
+mod common;
+#[path = "commute/layers.rs"]
+mod layers;
+#[path = "commute/movement.rs"]
+mod movement;
+#[path = "commute/must_not.rs"]
+mod must_not;
+#[path = "commute/norms.rs"]
+mod norms;
+#[path = "commute/pointwise.rs"]
+mod pointwise;
+#[path = "commute/selection.rs"]
+mod selection;
+#[path = "commute/sources.rs"]
+mod sources;
+
+use common::{Build, check, dump, env};
+use onnx_prune::ops::RULES;
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+
+/// What a draw must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The operator passes channels on: some can be removed.
+    Carries,
+    /// The operator holds all channels back and says why.
+    Pins,
+}
+use Expect::Carries;
+
+/// Builds a model around an operator of the given name.
+pub type Gen = fn(&mut Build, &str) -> Expect;
+
+/// Operators that the embedded runtime never runs, with its reason; their structure is checked all the same.
+const NEVER_RUN: &[(&str, &str)] = &[
+    ("LpPool", "tract: Unimplemented(LpPool) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Upsample", "tract: Unimplemented(Upsample) ToTypedTranslator: Operator can not be made a TypedOp"),
+];
+
+fn cases() -> Vec<(&'static str, Gen)> {
+    let families = [layers::CASES, norms::CASES, pointwise::CASES, selection::CASES, movement::CASES, sources::CASES];
+    families.concat().iter().flat_map(|&(names, case)| names.iter().map(move |&n| (n, case))).collect()
+}
+
+#[test]
+fn every_operator_has_a_case() {
+    let tested: BTreeSet<&str> = cases().iter().map(|c| c.0).collect();
+    let ruled: BTreeSet<&str> = RULES.iter().flat_map(|(names, _)| names.iter().copied()).collect();
+    let missing: Vec<_> = ruled.difference(&tested).collect();
+    assert!(missing.is_empty(), "no case in tests/commute for {missing:?}");
+    let unknown: Vec<_> = tested.difference(&ruled).collect();
+    assert!(unknown.is_empty(), "cases for operators without a rule: {unknown:?}");
+}
+
+#[derive(Default)]
+struct Tally {
+    carries: usize,
+    pruned: usize,
+    ran: usize,
+    skipped: Vec<String>,
+    failures: Vec<String>,
+}
+
+fn run(op: &str, case: Gen, draws: u64) -> Tally {
+    let mut t = Tally::default();
+    // Every operator draws from seeds of its own.
+    let hash = op.bytes().fold(7u64, |h, b| h.wrapping_mul(131).wrapping_add(u64::from(b)));
+    for k in 0..draws {
+        let seed = hash.wrapping_mul(1_000_003) + k;
+        if env("ONNX_PRUNE_SEED").is_some_and(|s| s != seed) {
+            continue;
+        }
+        let mut b = Build::new(seed);
+        let expect = case(&mut b, op);
+        let model = b.model();
+        if env("ONNX_PRUNE_DUMP_ALL").is_some() {
+            dump(&format!("{op}-{seed}"), &model, seed);
+        }
+        let found = check(&model, seed).and_then(|c| {
+            if expect == Carries {
+                t.carries += 1;
+                t.pruned += usize::from(c.removed > 0);
+            } else if c.prunable > 0 {
+                return Err(format!("{} channels are prunable, none must be", c.prunable));
+            } else if !c.pins.iter().any(|(by, reason)| by == op && !reason.is_empty()) {
+                return Err(format!("no pin names {op}: {:?}", c.pins));
+            }
+            match c.skipped {
+                Some(why) => t.skipped.push(why),
+                None => t.ran += 1,
+            }
+            Ok(())
+        });
+        if let Err(e) = found {
+            dump(&format!("{op}-{seed}"), &model, seed);
+            t.failures.push(format!("{op} (ONNX_PRUNE_SEED={seed}, opset {}): {e}", b.opset));
+        }
+    }
+    t
+}
+
+#[test]
+fn every_operator_commutes_with_removal() {
+    let draws = env("ONNX_PRUNE_CASES").unwrap_or(1) * if cfg!(debug_assertions) { 6 } else { 30 };
+    let only = std::env::var("ONNX_PRUNE_OP").ok();
+    let list: Vec<_> = cases().into_iter().filter(|c| only.as_deref().is_none_or(|o| o == c.0)).collect();
+    let done: Vec<(&str, Tally)> = list.par_iter().map(|&(op, case)| (op, run(op, case, draws))).collect();
+    let mut failures = Vec::new();
+    for (op, mut t) in done {
+        if !t.skipped.is_empty() {
+            println!("{op}: {} of {} not run, as {}", t.skipped.len(), t.skipped.len() + t.ran, t.skipped[0]);
+        }
+        failures.append(&mut t.failures);
+        let excused = NEVER_RUN.iter().any(|n| n.0 == op);
+        if excused && t.ran > 0 {
+            failures.push(format!("{op} is listed as never run, but runs"));
+        } else if !excused && t.ran == 0 && !t.skipped.is_empty() {
+            failures.push(format!("{op} never runs: {}", t.skipped[0]));
+        }
+        if t.pruned * 2 < t.carries {
+            failures.push(format!("{op}: only {} of {} draws removed anything", t.pruned, t.carries));
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

@@ -1,9 +1,10 @@
 //! Cardinality: channels of a grouped convolution leave in equal numbers from every group.
 
-use super::model::{Channels, Pin, Unit};
+use super::model::{AxisId, Channels, Pin, Unit};
 use crate::canon::Analysis;
+use crate::graph::NodeId;
 use crate::ops::relate::{Cardinality, Facts};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Per constraint: the blocks that a channel takes an index from (sorted, with repeats).
 type Signature = Vec<(usize, Vec<usize>)>;
@@ -23,11 +24,15 @@ pub fn build(a: &Analysis, ch: &mut Channels, facts: &Facts) {
 
 /// `(group, signature) → channels` for every group.
 fn cells(ch: &Channels, constraints: &[Cardinality]) -> Vec<BTreeMap<Signature, Vec<usize>>> {
+    let mut on_axis: HashMap<AxisId, Vec<usize>> = HashMap::new();
+    for (c, constraint) in constraints.iter().enumerate() {
+        on_axis.entry(constraint.axis).or_default().push(c);
+    }
     ch.groups
         .iter()
         .map(|g| {
-            let mine: Vec<usize> =
-                (0..constraints.len()).filter(|&c| g.axes.iter().any(|&(x, _)| x == constraints[c].axis)).collect();
+            let mut mine: Vec<usize> = g.axes.iter().filter_map(|(x, _)| on_axis.get(x)).flatten().copied().collect();
+            mine.sort_unstable();
             let mut cells: BTreeMap<Signature, Vec<usize>> = BTreeMap::new();
             for (k, channel) in g.channels.iter().enumerate() {
                 let signature = mine
@@ -47,42 +52,39 @@ fn cells(ch: &Channels, constraints: &[Cardinality]) -> Vec<BTreeMap<Signature, 
         .collect()
 }
 
-/// Groups under a constraint whose blocks would not lose the same number when every cell loses one channel.
+/// Groups under a constraint whose blocks would not lose the same number when every cell loses one channel, each with
+/// the layer that demands it.
 fn unbalanced(
     ch: &Channels,
     constraints: &[Cardinality],
     cells: &[BTreeMap<Signature, Vec<usize>>],
-) -> BTreeMap<usize, usize> {
-    let mut frozen = BTreeMap::new();
-    for (c, constraint) in constraints.iter().enumerate() {
-        let mut loss = vec![0usize; constraint.blocks];
-        let mut touching = Vec::new();
-        for (g, cells) in cells.iter().enumerate() {
-            for signature in cells.keys() {
-                for (_, blocks) in signature.iter().filter(|(k, _)| *k == c) {
-                    touching.push(g);
-                    for &b in blocks {
-                        if let Some(n) = loss.get_mut(b) {
-                            *n += 1;
-                        }
-                    }
+) -> BTreeMap<usize, NodeId> {
+    let mut loss: Vec<Vec<usize>> = constraints.iter().map(|c| vec![0; c.blocks]).collect();
+    let mut touching: Vec<Vec<usize>> = vec![Vec::new(); constraints.len()];
+    for (g, cells) in cells.iter().enumerate() {
+        for (c, blocks) in cells.keys().flatten() {
+            touching[*c].push(g);
+            for &b in blocks {
+                if let Some(n) = loss[*c].get_mut(b) {
+                    *n += 1;
                 }
             }
         }
+    }
+    let mut frozen = BTreeMap::new();
+    for (c, constraint) in constraints.iter().enumerate() {
         let uneven = !ch.axis(constraint.axis).len.is_multiple_of(constraint.blocks.max(1));
-        if uneven || loss.iter().any(|&n| Some(&n) != loss.first()) {
-            for g in touching {
-                frozen.entry(g).or_insert(c);
+        if uneven || loss[c].iter().any(|n| Some(n) != loss[c].first()) {
+            for &g in &touching[c] {
+                frozen.entry(g).or_insert(constraint.node);
             }
         }
     }
-    // Name the layer, not the constraint's number.
-    frozen.into_iter().map(|(g, c)| (g, constraints[c].node.0 as usize)).collect()
+    frozen
 }
 
-fn freeze(a: &Analysis, ch: &mut Channels, frozen: BTreeMap<usize, usize>) {
+fn freeze(a: &Analysis, ch: &mut Channels, frozen: BTreeMap<usize, NodeId>) {
     for (&g, &node) in &frozen {
-        let node = crate::graph::NodeId(node as u32);
         let group = ch.groups[g].clone();
         for site in &group.sites {
             let axis = ch.axis(site.axis);

@@ -1,16 +1,15 @@
 //! Holds the pruned model against its masked twin: the definition of correct.
 
+mod widen;
+
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ValueInfoProto;
-use crate::onnx::tensor;
 use crate::report::VerifyReport;
 use crate::runtime;
 
 /// Largest accepted difference, relative to the output's largest magnitude (at least 1).
 pub const TOLERANCE: f64 = 2e-4;
-/// The same for models with half-precision weights.
-pub const TOLERANCE_HALF: f64 = 3e-2;
 
 /// Sizes that dynamic input dimensions take: a batch of 2, small positions first. Networks with many strides need more.
 const SIZES: &[usize] = &[32, 64, 96, 224];
@@ -45,13 +44,17 @@ pub fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<VerifyReport> 
     let Some(rt) = runtime::embedded() else {
         return Ok(not_compared("none", "this build has no embedded runtime; only the structure was checked"));
     };
-    let half = twin
-        .proto
-        .graph
-        .iter()
-        .flat_map(|g| &g.initializer)
-        .any(|t| tensor::is_float(t.data_type()) && tensor::elem_size(t.data_type()) == Some(2));
-    let tolerance = if half { TOLERANCE_HALF } else { TOLERANCE };
+    if widen::has_other_floats(twin) {
+        let mut report = compare_float32(rt, &widen::widen(twin)?, &widen::widen(pruned)?, seed)?;
+        if report.max_rel_diff.is_some() {
+            report.note.push_str(", both computed in float32");
+        }
+        return Ok(report);
+    }
+    compare_float32(rt, twin, pruned, seed)
+}
+
+fn compare_float32(rt: &dyn runtime::Runtime, twin: &Model, pruned: &Model, seed: u64) -> Result<VerifyReport> {
     let name = format!("{} {}", rt.name(), rt.version());
     let mut session = match rt.load(twin) {
         Ok(s) => s,
@@ -80,8 +83,8 @@ pub fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<VerifyReport> 
             let Some(difference) = runtime::max_rel_diff(got, want)? else {
                 return Ok(not_compared(&name, &format!("output {output:?} is not finite on random input")));
             };
-            if difference.is_nan() || difference > tolerance {
-                return Err(Error::Verify { output: output.clone(), difference, tolerance });
+            if difference.is_nan() || difference > TOLERANCE {
+                return Err(Error::Verify { output: output.clone(), difference, tolerance: TOLERANCE });
             }
             worst = worst.max(difference);
         }

@@ -74,6 +74,7 @@ fn float16() {
 fn bfloat16() {
     cut_in(DataType::Bfloat16);
     let p = pruned(&with_type(&small(), DataType::Bfloat16), &only_cut(0.5));
+    let v = &p.report.verify;
     assert!(v.max_rel_diff.is_some_and(|d| d <= onnx_prune::verify::TOLERANCE), "{v:?}");
 }
 

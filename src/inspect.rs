@@ -256,10 +256,7 @@ fn type_text(t: &TypeProto) -> String {
 
 fn chains(t: &Traced) -> Vec<Chain> {
     let g = t.analysis.graph;
-    let layer = |n: &NodeId| {
-        let node = g.node(*n);
-        is_default_domain(node.domain()) && matches!(node.op_type(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
-    };
+    let layer = |n: &NodeId| chain::is_layer(g.node(*n));
     g.order.iter().copied().filter(layer).map(|n| chain_of(t, n)).collect()
 }
 
@@ -268,7 +265,7 @@ fn chain_of(t: &Traced, layer: NodeId) -> Chain {
     let mut kind = g.op(layer);
     let mut end = g.output(layer, 0);
     let norm =
-        end.and_then(|v| g.sole_reader(v).filter(|&n| g.op(n) == "BatchNormalization" && g.input(n, 0) == Some(v)));
+        end.and_then(|v| g.sole_reader(v).filter(|&n| chain::is_batch_norm(g.node(n)) && g.input(n, 0) == Some(v)));
     if let Some(n) = norm {
         kind += "→BN";
         end = g.output(n, 0);

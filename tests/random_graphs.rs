@@ -7,7 +7,7 @@ mod random;
 use common::{check, dump, env};
 use rayon::prelude::*;
 
-const GRAPHS: u64 = 1500;
+const GRAPHS: u64 = 3000;
 
 #[test]
 fn pruned_networks_equal_their_masked_twins() {

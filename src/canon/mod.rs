@@ -15,6 +15,9 @@ use crate::ops::{self, Refusal, Shapes};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Longer axes are not followed.
+const MAX_SIZE: usize = 1 << 40;
+
 /// A graph with everything that could be told about its values.
 pub struct Analysis<'m> {
     /// The graph.
@@ -61,7 +64,7 @@ impl Assignment {
         dims.iter()
             .enumerate()
             .map(|(a, d)| match &d.value {
-                Some(DimValue::DimValue(n)) if *n > 0 => usize::try_from(*n).ok(),
+                Some(DimValue::DimValue(n)) if *n > 0 => usize::try_from(*n).ok().filter(|&n| n <= MAX_SIZE),
                 Some(DimValue::DimParam(p)) => Some(self.size(p, a, dims.len())),
                 _ => Some(self.size("", a, dims.len())),
             })
@@ -172,9 +175,14 @@ pub fn infer(cx: &NodeCx) -> Result<Shapes, Refusal> {
     if overridden {
         return Err(Refusal("a function of the model defines this operator".into()));
     }
-    match ops::rule(cx.node.domain(), cx.node.op_type()) {
-        Some(rule) => rule.infer(cx),
-        None => Err(Refusal("this operator has no rule, so its axes are not followed".into())),
+    let Some(rule) = ops::rule(cx.node.domain(), cx.node.op_type()) else {
+        return Err(Refusal("this operator has no rule, so its axes are not followed".into()));
+    };
+    let shapes = rule.infer(cx)?;
+    // Sizes that no tensor in memory has would only overflow later.
+    match shapes.iter().flatten().flatten().find(|&&d| d > MAX_SIZE) {
+        Some(d) => Err(Refusal(format!("an axis of size {d}"))),
+        None => Ok(shapes),
     }
 }
 

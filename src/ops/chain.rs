@@ -3,6 +3,7 @@
 use super::Activation;
 use crate::canon::Analysis;
 use crate::graph::{NodeId, ValueId, is_default_domain};
+use crate::onnx::proto::NodeProto;
 use crate::ops::cx::NodeCx;
 
 /// The activation that a node applies to its first input, if it is one.
@@ -32,6 +33,16 @@ pub fn of_node(cx: &NodeCx) -> Option<Activation> {
         "Identity" | "Dropout" => Activation::Identity,
         _ => return None,
     })
+}
+
+/// Whether a node is a convolution or a matrix product: the head of a chain.
+pub fn is_layer(node: &NodeProto) -> bool {
+    is_default_domain(node.domain()) && matches!(node.op_type(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+}
+
+/// Whether a node is a batch normalization.
+pub fn is_batch_norm(node: &NodeProto) -> bool {
+    is_default_domain(node.domain()) && node.op_type() == "BatchNormalization"
 }
 
 /// The nodes and the activation that follow a value at once: one activation node, `x·Sigmoid(x)`, or none.

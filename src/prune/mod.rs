@@ -1,16 +1,21 @@
 //! The pipeline: bytes → Model → canon → Graph → trace → Groups → Scores → Plan → rewrite → recover → verify → Report.
 
+mod decide;
+mod figures;
+
+pub use figures::count_params;
+
 use crate::canon::{self, Analysis};
-use crate::channels::{Channels, Trace, trace, weights::Weights};
+use crate::channels::{Channels, Trace, trace};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{Model, tensor};
 use crate::ops;
-use crate::plan::{self, Budget, Decision, Limits, PlanFile, Reached, RoundTo, Scope};
+use crate::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use crate::recover::{self, Recover};
-use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, VerifyReport};
+use crate::report::{PruneReport, RecoverReport, VerifyReport};
 use crate::rewrite;
-use crate::score::{self, Aggregate, CriterionSpec, Normalize, ScoreContext, Scores};
+use crate::score::{Aggregate, CriterionSpec, Normalize};
 use crate::verify;
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,9 +175,9 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
                     model.sha256()
                 )));
             }
-            (from_plan(&t.trace.channels, file)?, None)
+            (decide::from_plan(&t.trace.channels, file)?, None)
         }
-        None => decide(&graph, &t.trace.channels, options, &mut clock, &mut notes)?,
+        None => decide::decide(&graph, &t.trace.channels, options, &mut clock, &mut notes)?,
     };
     let removed = plan::removed_indices(&t.trace.channels, &decision.removed);
     let recover = options.recover;
@@ -185,7 +190,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         options.recover.name(),
         &options.plan.as_ref().map_or_else(|| options.budget.to_string(), |p| p.budget.clone()),
     );
-    let mut report = new_report(model, &t, options, &decision, scores.as_ref(), notes);
+    let mut report = figures::new_report(model, &t, options, &decision, scores.as_ref(), notes);
     if options.dry_run {
         report.timings_ms = clock.0;
         return Ok(Pruned { model: None, plan: file, report });
@@ -271,227 +276,4 @@ fn check_weights(graph: &Graph, ch: &Channels) -> Result<()> {
         graph.model.release_pages();
     }
     Ok(())
-}
-
-fn matches(graph: &Graph, ch: &Channels, group: usize, re: &Regex) -> bool {
-    let g = &ch.groups[group];
-    re.is_match(&g.name)
-        || g.layers.iter().any(|&n| re.is_match(&graph.name(n)))
-        || g.axes.iter().any(|&(a, _)| re.is_match(&graph.value(ch.tensor_of(a).value).name))
-}
-
-fn limits(graph: &Graph, ch: &Channels, o: &Options) -> Result<Limits> {
-    let all = 0..ch.groups.len();
-    let any = |g: usize, list: &[Regex]| list.iter().any(|r| matches(graph, ch, g, r));
-    for r in o.exclude.iter().chain(&o.only).chain(o.layer_ratio.iter().map(|(r, _)| r)) {
-        if !all.clone().any(|g| matches(graph, ch, g, r)) {
-            return Err(Error::Usage(format!(
-                "no prunable channel group has a node or tensor name that matches {:?}; `onnx-prune inspect` lists them",
-                r.as_str()
-            )));
-        }
-    }
-    let exclude: Vec<usize> =
-        all.clone().filter(|&g| any(g, &o.exclude) || (!o.only.is_empty() && !any(g, &o.only))).collect();
-    let layer_ratio = all
-        .filter(|g| !exclude.contains(g))
-        .filter_map(|g| o.layer_ratio.iter().rev().find(|(r, _)| matches(graph, ch, g, r)).map(|(_, x)| (g, *x)))
-        .collect();
-    Ok(Limits {
-        scope: o.scope,
-        min_channels: o.min_channels,
-        max_layer_ratio: o.max_layer_ratio,
-        round_to: o.round_to,
-        exclude,
-        layer_ratio,
-    })
-}
-
-/// The budget of round `k` of `n`.
-fn partial(budget: Budget, k: usize, n: usize) -> Budget {
-    if k == n {
-        return budget;
-    }
-    let part = k as f64 / n as f64;
-    match budget {
-        Budget::Ratio(r) => Budget::Ratio(r * part),
-        Budget::TargetMacs(f) => Budget::TargetMacs(1.0 - (1.0 - f) * part),
-        Budget::TargetParams(f) => Budget::TargetParams(1.0 - (1.0 - f) * part),
-        Budget::Threshold(t) => Budget::Threshold(t),
-    }
-}
-
-fn decide(
-    graph: &Graph,
-    ch: &Channels,
-    o: &Options,
-    clock: &mut Clock,
-    notes: &mut Vec<String>,
-) -> Result<(Decision, Option<Scores>)> {
-    if o.steps == 0 {
-        return Err(Error::Usage("--steps must be at least 1".into()));
-    }
-    o.budget.check()?;
-    let fallback: CriterionSpec = FALLBACK_CRITERION.parse()?;
-    let spec = match &o.criterion {
-        Some(s) => s.clone(),
-        None => DEFAULT_CRITERION.parse()?,
-    };
-    let limits = limits(graph, ch, o)?;
-    let mut gone: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
-    let mut last = None;
-    // A threshold is a statement about the scores of the model as it is.
-    let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
-    for k in 1..=steps {
-        let scores = clock.time("score", || rescore(graph, ch, o, &spec, &fallback, &gone))?;
-        let decision =
-            clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, steps), &limits))?;
-        gone.clone_from(&decision.removed);
-        last = Some((decision, scores));
-    }
-    let (decision, scores) = last.ok_or_else(|| Error::Usage("--steps must be at least 1".into()))?;
-    if o.criterion.is_some() && scores.fallback_groups > 0 {
-        notes.push(format!(
-            "{} of {} channel groups have no BatchNormalization for `--criterion {spec}` (folded away, or never there); they \
-             were ranked by `{FALLBACK_CRITERION}`. Ask for `--criterion {FALLBACK_CRITERION}` to rank all groups alike.",
-            scores.fallback_groups,
-            ch.groups.len()
-        ));
-    }
-    Ok((decision, Some(scores)))
-}
-
-/// Scores with the channels of earlier rounds gone; those come first in every ranking.
-fn rescore(
-    graph: &Graph,
-    ch: &Channels,
-    o: &Options,
-    spec: &CriterionSpec,
-    fallback: &CriterionSpec,
-    gone: &[Vec<usize>],
-) -> Result<Scores> {
-    let removed = plan::removed_indices(ch, gone);
-    let weights = Weights { graph, channels: ch, removed: &removed };
-    if gone.iter().all(Vec::is_empty) {
-        let cx = ScoreContext { channels: ch, params: &weights, seed: o.seed };
-        return score::score_all(&cx, spec, fallback, o.aggregate, o.normalize);
-    }
-    let mut left = ch.clone();
-    for (g, gone) in left.groups.iter_mut().zip(gone) {
-        let mut k = 0;
-        g.channels.retain(|_| {
-            k += 1;
-            gone.binary_search(&(k - 1)).is_err()
-        });
-    }
-    let cx = ScoreContext { channels: &left, params: &weights, seed: o.seed };
-    let mut scores = score::score_all(&cx, spec, fallback, o.aggregate, o.normalize)?;
-    for ((values, gone), g) in scores.values.iter_mut().zip(gone).zip(&ch.groups) {
-        let mut kept = std::mem::take(values).into_iter();
-        *values = (0..g.channels.len())
-            .map(|c| if gone.binary_search(&c).is_ok() { -1e300 } else { kept.next().unwrap_or(0.0) })
-            .collect();
-    }
-    Ok(scores)
-}
-
-fn from_plan(ch: &Channels, file: &PlanFile) -> Result<Decision> {
-    let removed = plan::from_file(ch, file)?;
-    let counts: Vec<usize> = removed.iter().map(Vec::len).collect();
-    let prunable: usize = ch.groups.iter().map(|g| g.channels.len()).sum();
-    let gone: usize = counts.iter().sum();
-    Ok(Decision {
-        reasons: removed.iter().map(|r| if r.is_empty() { String::new() } else { "from the plan".into() }).collect(),
-        reached: Reached {
-            channels_removed: gone,
-            channels_prunable: prunable,
-            macs_before: plan::macs(ch, &[]),
-            macs_after: plan::macs(ch, &counts),
-            params_before: plan::params(ch, &[]),
-            params_after: plan::params(ch, &counts),
-            requested: format!("plan ({})", file.budget),
-            value: gone as f64 / (prunable.max(1)) as f64,
-            missed: None,
-        },
-        removed,
-    })
-}
-
-/// Elements of all floating-point constants with at least one axis, as the file holds them.
-pub fn count_params(model: &Model) -> u64 {
-    let Some(g) = &model.proto.graph else { return 0 };
-    let attrs = g.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
-    g.initializer
-        .iter()
-        .chain(attrs)
-        .filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty())
-        .filter_map(|t| tensor::numel(t).ok())
-        .map(|n| n as u64)
-        .sum()
-}
-
-fn requested(budget: &Budget) -> f64 {
-    match *budget {
-        Budget::Ratio(x) | Budget::Threshold(x) | Budget::TargetMacs(x) | Budget::TargetParams(x) => x,
-    }
-}
-
-fn new_report(
-    model: &Model,
-    t: &Traced,
-    o: &Options,
-    d: &Decision,
-    scores: Option<&Scores>,
-    notes: Vec<String>,
-) -> PruneReport {
-    let ch = &t.trace.channels;
-    let graph = t.analysis.graph;
-    let groups = ch
-        .groups
-        .iter()
-        .enumerate()
-        .map(|(i, g)| GroupReport {
-            id: g.name.clone(),
-            layers: g.layers.iter().map(|&n| graph.name(n)).collect(),
-            channels_before: g.channels.len(),
-            channels_after: g.channels.len() - d.removed.get(i).map_or(0, Vec::len),
-            reason: d.reasons.get(i).cloned().unwrap_or_default(),
-            criterion: scores.and_then(|s| s.used.get(i).cloned()).unwrap_or_default(),
-        })
-        .collect();
-    let path = model.path.display().to_string();
-    PruneReport {
-        schema_version: SCHEMA_VERSION,
-        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
-        original: ModelFigures {
-            path,
-            opset: model.opset(),
-            params: count_params(model),
-            macs: d.reached.macs_before.round() as u64,
-            bytes: model.bytes_on_disk,
-        },
-        pruned: ModelFigures {
-            path: String::new(),
-            opset: model.opset(),
-            params: d.reached.params_after.round() as u64,
-            macs: d.reached.macs_after.round() as u64,
-            bytes: 0,
-        },
-        budget: d.reached.requested.clone(),
-        ratio_requested: if o.plan.is_some() { d.reached.value } else { requested(&o.budget) },
-        ratio_reached: d.reached.value,
-        missed: d.reached.missed.clone(),
-        channels_prunable: d.reached.channels_prunable,
-        channels_removed: d.reached.channels_removed,
-        criterion: o.criterion.as_ref().map_or_else(
-            || format!("{DEFAULT_CRITERION} (default; {FALLBACK_CRITERION} where there is no BatchNormalization)"),
-            ToString::to_string,
-        ),
-        notes,
-        groups,
-        pins: ch.pins.clone(),
-        recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
-        verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
-        timings_ms: BTreeMap::new(),
-    }
 }

@@ -1,0 +1,87 @@
+//! The report's figures.
+
+use super::{DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced};
+use crate::onnx::{Model, tensor};
+use crate::plan::{Budget, Decision};
+use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, VerifyReport};
+use crate::score::Scores;
+use std::collections::BTreeMap;
+
+/// Elements of all floating-point constants with at least one axis, as the file holds them.
+pub fn count_params(model: &Model) -> u64 {
+    let Some(g) = &model.proto.graph else { return 0 };
+    let attrs = g.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
+    g.initializer
+        .iter()
+        .chain(attrs)
+        .filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty())
+        .filter_map(|t| tensor::numel(t).ok())
+        .map(|n| n as u64)
+        .sum()
+}
+
+fn requested(budget: &Budget) -> f64 {
+    match *budget {
+        Budget::Ratio(x) | Budget::Threshold(x) | Budget::TargetMacs(x) | Budget::TargetParams(x) => x,
+    }
+}
+
+pub(super) fn new_report(
+    model: &Model,
+    t: &Traced,
+    o: &Options,
+    d: &Decision,
+    scores: Option<&Scores>,
+    notes: Vec<String>,
+) -> PruneReport {
+    let ch = &t.trace.channels;
+    let graph = t.analysis.graph;
+    let groups = ch
+        .groups
+        .iter()
+        .enumerate()
+        .map(|(i, g)| GroupReport {
+            id: g.name.clone(),
+            layers: g.layers.iter().map(|&n| graph.name(n)).collect(),
+            channels_before: g.channels.len(),
+            channels_after: g.channels.len() - d.removed.get(i).map_or(0, Vec::len),
+            reason: d.reasons.get(i).cloned().unwrap_or_default(),
+            criterion: scores.and_then(|s| s.used.get(i).cloned()).unwrap_or_default(),
+        })
+        .collect();
+    let path = model.path.display().to_string();
+    PruneReport {
+        schema_version: SCHEMA_VERSION,
+        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
+        original: ModelFigures {
+            path,
+            opset: model.opset(),
+            params: count_params(model),
+            macs: d.reached.macs_before.round() as u64,
+            bytes: model.bytes_on_disk,
+        },
+        pruned: ModelFigures {
+            path: String::new(),
+            opset: model.opset(),
+            params: d.reached.params_after.round() as u64,
+            macs: d.reached.macs_after.round() as u64,
+            bytes: 0,
+        },
+        budget: d.reached.requested.clone(),
+        ratio_requested: if o.plan.is_some() { d.reached.value } else { requested(&o.budget) },
+        ratio_reached: d.reached.value,
+        missed: d.reached.missed.clone(),
+        channels_prunable: d.reached.channels_prunable,
+        channels_removed: d.reached.channels_removed,
+        criterion: o.criterion.as_ref().map_or_else(
+            || format!("{DEFAULT_CRITERION} (default; {FALLBACK_CRITERION} where there is no BatchNormalization)"),
+            ToString::to_string,
+        ),
+        notes,
+        groups,
+        pins: ch.pins.clone(),
+        recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
+        verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
+        timings_ms: BTreeMap::new(),
+    }
+}

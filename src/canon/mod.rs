@@ -10,7 +10,7 @@ pub mod val;
 use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension::Value as DimValue, type_proto::Value as TypeValue};
 use crate::onnx::tensor;
-use crate::ops::cx::{Lane, NodeCx, Override};
+use crate::ops::cx::{Lane, NodeCx, Override, RUN_TIME};
 use crate::ops::{self, Refusal, Shapes};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -187,6 +187,21 @@ pub fn infer(cx: &NodeCx) -> Result<Shapes, Refusal> {
 }
 
 impl<'m> Analysis<'m> {
+    /// A node whose shapes could not be told although everything it reads is known: the model contradicts itself, or uses
+    /// a form that is not followed.
+    pub fn contradiction(&self) -> Option<String> {
+        let known = |id: &NodeId| {
+            let mut inputs = self.graph.nodes[id.0 as usize].inputs.iter().flatten();
+            inputs.all(|v| self.lanes.iter().all(|l| l.shapes[v.0 as usize].is_some()))
+        };
+        self.graph.order.iter().filter(|id| known(id)).find_map(|&id| {
+            let node = self.graph.node(id);
+            let refusal = self.refusals[id.0 as usize].as_ref()?;
+            let ruled = ops::rule(node.domain(), node.op_type()).is_some();
+            (ruled && !refusal.0.contains(RUN_TIME)).then(|| format!("{}: {}", self.graph.label(id), refusal.0))
+        })
+    }
+
     /// A node in one lane.
     pub fn cx<'a>(&'a self, id: NodeId, lane: usize, overrides: &'a [Override]) -> NodeCx<'a>
     where

@@ -22,6 +22,9 @@ macro_rules! refuse {
     ($($t:tt)*) => { return Err($crate::ops::Refusal(format!($($t)*))) };
 }
 
+/// Part of every refusal over a value that only a runtime knows.
+pub const RUN_TIME: &str = "computed at run time";
+
 /// A rule's answer.
 pub type Answer<T> = Result<T, Refusal>;
 
@@ -122,7 +125,7 @@ impl<'a> NodeCx<'a> {
 
     /// Contents of an input that the rule cannot do without.
     pub fn need_ints(&self, slot: usize, what: &str) -> Answer<Vec<i64>> {
-        self.ints(slot).ok_or_else(|| Refusal(format!("its {what} are computed at run time and could not be followed")))
+        self.ints(slot).ok_or_else(|| Refusal(format!("its {what} are {RUN_TIME} and could not be followed")))
     }
 
     /// Integer attribute.

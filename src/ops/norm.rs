@@ -50,6 +50,9 @@ impl OpRule for BatchNormalization {
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
         let x = cx.shape(0)?;
         let channels = if x.len() < 2 { 1 } else { x[1] };
+        if let Some(p) = (1..5).filter_map(|s| cx.shape(s).ok()).find(|p| *p != [channels]) {
+            refuse!("parameters of shape {p:?} for {channels} channel(s)");
+        }
         let mut out = vec![Some(x.to_vec())];
         out.resize(cx.n_outputs().max(1), Some(vec![channels]));
         Ok(out)

@@ -10,7 +10,7 @@ mod walk;
 
 pub use mask::mask;
 
-use crate::canon::Analysis;
+use crate::canon::{Analysis, shuffle::Shuffle};
 use crate::channels::{AxisId, Tensor, TensorId, Trace};
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
@@ -44,7 +44,7 @@ fn finish(cut: &Cut, mut proto: ModelProto) -> Model {
             .a
             .shuffles
             .iter()
-            .filter(|s| !cut.of_value(s.output, s.axis).is_empty() || !cut.of_value(s.input, s.axis).is_empty())
+            .filter(|s| cut.shuffles(s))
             .flat_map(|s| s.nodes[..2].iter().filter_map(|&n| cut.a.graph.output(n, 0)))
             .collect();
         g.value_info.retain(|v| cut.a.graph.find(v.name()).is_none_or(|id| !inside.contains(&id)));
@@ -105,6 +105,11 @@ impl<'a> Cut<'a> {
     fn of_value(&self, v: ValueId, axis: usize) -> &'a [usize] {
         let t = self.trace.tensors.by_value.get(&v);
         t.map_or(&[], |t| self.of_tensor(self.trace.channels.tensor(*t), axis))
+    }
+
+    /// Whether a channel shuffle loses channels.
+    fn shuffles(&self, s: &Shuffle) -> bool {
+        !self.of_value(s.output, s.axis).is_empty() || !self.of_value(s.input, s.axis).is_empty()
     }
 
     pub fn at(&self, node: crate::graph::NodeId, loc: Loc) -> &'a [usize] {

@@ -21,12 +21,16 @@ struct Walk<'a, 'b> {
 pub fn patch_nodes(cut: &Cut, ed: &mut Editor) -> Result<()> {
     let mut w = Walk { cut, lanes: cut.a.lanes.clone() };
     for &id in &cut.a.graph.order {
-        if let Some(s) = cut.a.shuffles.iter().find(|s| s.nodes.contains(&id)) {
-            if s.nodes[2] == id {
-                w.shuffle(ed, s)?;
+        match cut.a.shuffles.iter().find(|s| s.nodes.contains(&id)) {
+            Some(s) if cut.shuffles(s) => {
+                if s.nodes[2] == id {
+                    w.shuffle(ed, s)?;
+                }
             }
-        } else if !cut.trace.skip[id.0 as usize] {
-            w.node(ed, id)?;
+            // A shuffle that loses nothing stays as it is, with its sizes.
+            Some(_) => w.node(ed, id)?,
+            None if !cut.trace.skip[id.0 as usize] => w.node(ed, id)?,
+            None => {}
         }
     }
     Ok(())
@@ -213,13 +217,10 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// A shuffle that loses channels becomes a Gather; one that does not stays as it is.
+    /// A shuffle that loses channels becomes a Gather.
     fn shuffle(&mut self, ed: &mut Editor, s: &Shuffle) -> Result<()> {
         let cut = self.cut;
         let (from, to) = (cut.of_value(s.input, s.axis), cut.of_value(s.output, s.axis));
-        if from.is_empty() && to.is_empty() {
-            return Ok(());
-        }
         let g = cut.a.graph;
         let last = s.nodes[2];
         let mut indices = Vec::new();

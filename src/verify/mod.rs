@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ValueInfoProto;
 use crate::report::VerifyReport;
-use crate::runtime;
+use crate::runtime::{self, Array};
 
 /// Largest accepted difference, relative to the output's largest magnitude (at least 1).
 pub const TOLERANCE: f64 = 2e-4;
@@ -78,20 +78,38 @@ fn compare_float32(rt: &dyn runtime::Runtime, twin: &Model, pruned: &Model, seed
             .load(pruned)
             .and_then(|mut s| s.run(&inputs))
             .map_err(|e| Error::Internal(format!("the masked original runs and the pruned model does not: {e}")))?;
-        let mut worst: f64 = 0.0;
-        for ((output, want), (_, got)) in expected.iter().zip(&got) {
-            let Some(difference) = runtime::max_rel_diff(got, want)? else {
-                return Ok(not_compared(&name, &format!("output {output:?} is not finite on random input")));
-            };
-            if difference.is_nan() || difference > TOLERANCE {
-                return Err(Error::Verify { output: output.clone(), difference, tolerance: TOLERANCE });
-            }
-            worst = worst.max(difference);
-        }
-        let note = "outputs equal the masked original's on seeded random input".to_owned();
-        return Ok(VerifyReport { runtime: name, max_rel_diff: Some(worst), note });
+        return measure(&name, &expected, &got);
     }
     Ok(not_compared(rt.name(), &format!("{reason}; only the structure was checked")))
+}
+
+/// The largest difference over all outputs that are finite in the twin.
+fn measure(runtime: &str, expected: &[(String, Array)], got: &[(String, Array)]) -> Result<VerifyReport> {
+    let shape = |o: &[(String, Array)]| o.iter().map(|(n, a)| (n.clone(), a.dims.clone())).collect::<Vec<_>>();
+    if shape(expected) != shape(got) {
+        let (want, got) = (shape(expected), shape(got));
+        return Err(Error::Internal(format!("the pruned model's outputs are {got:?}, expected {want:?}")));
+    }
+    let mut worst: Option<f64> = None;
+    let mut infinite = Vec::new();
+    for ((output, want), (_, got)) in expected.iter().zip(got) {
+        match runtime::max_rel_diff(got, want)? {
+            None => infinite.push(format!("{output:?}")),
+            Some(difference) if difference.is_nan() || difference > TOLERANCE => {
+                return Err(Error::Verify { output: output.clone(), difference, tolerance: TOLERANCE });
+            }
+            Some(difference) => worst = Some(worst.unwrap_or(0.0).max(difference)),
+        }
+    }
+    let infinite = infinite.join(", ");
+    if worst.is_none() {
+        return Ok(not_compared(runtime, &format!("output {infinite} is not finite on random input")));
+    }
+    let mut note = "outputs equal the masked original's on seeded random input".to_owned();
+    if !infinite.is_empty() {
+        note.push_str(&format!(", but for {infinite}, not finite there"));
+    }
+    Ok(VerifyReport { runtime: runtime.into(), max_rel_diff: worst, note })
 }
 
 fn not_compared(runtime: &str, note: &str) -> VerifyReport {

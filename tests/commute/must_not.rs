@@ -147,6 +147,26 @@ fn a_size_that_shapes_another_tensor() {
 }
 
 #[test]
+fn a_size_that_shapes_another_shuffle() {
+    sound("a size that shapes another tensor's shuffle", |b| {
+        let x = b.channels(&[2, 4, 6], 1);
+        let z = b.input(&[2, 4, 6]);
+        let s = b.op("Shape", &[&x], &[]);
+        let (zero, one, two, six) = (b.ints(&[0]), b.ints(&[1]), b.ints(&[2]), b.ints(&[6]));
+        let batch = b.op("Gather", &[&s, &zero], &[]);
+        let channels = b.op("Gather", &[&s, &one], &[]);
+        let half = b.op("Div", &[&channels, &two], &[]);
+        let split = b.op("Concat", &[&batch, &half, &two, &six], &[("axis", A::I(0))]);
+        let whole = b.op("Concat", &[&batch, &channels, &six], &[("axis", A::I(0))]);
+        let z = b.op("Reshape", &[&z, &split], &[]);
+        let z = b.op("Transpose", &[&z], &[("perm", A::L(vec![0, 2, 1, 3]))]);
+        let z = b.op("Reshape", &[&z, &whole], &[]);
+        b.output(&z);
+        b.sink(&x, 1);
+    });
+}
+
+#[test]
 fn scales_over_several_channels() {
     held("blocked", "QuantizeLinear", "block", |b| {
         (b.opset, b.dynamic) = (21, false);

@@ -21,16 +21,14 @@ struct Walk<'a, 'b> {
 pub fn patch_nodes(cut: &Cut, ed: &mut Editor) -> Result<()> {
     let mut w = Walk { cut, lanes: cut.a.lanes.clone() };
     for &id in &cut.a.graph.order {
-        match cut.a.shuffles.iter().find(|s| s.nodes.contains(&id)) {
-            Some(s) if cut.shuffles(s) => {
-                if s.nodes[2] == id {
-                    w.shuffle(ed, s)?;
-                }
+        let shuffle = cut.a.shuffles.iter().find(|s| s.nodes.contains(&id));
+        if let Some(s) = shuffle.filter(|s| cut.shuffles(s)) {
+            if s.nodes[2] == id {
+                w.shuffle(ed, s)?;
             }
+        } else if shuffle.is_some() || !cut.trace.skip[id.0 as usize] {
             // A shuffle that loses nothing stays as it is, with its sizes.
-            Some(_) => w.node(ed, id)?,
-            None if !cut.trace.skip[id.0 as usize] => w.node(ed, id)?,
-            None => {}
+            w.node(ed, id)?;
         }
     }
     Ok(())

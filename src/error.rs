@@ -47,6 +47,9 @@ pub enum Error {
         /// The accepted difference.
         tolerance: f64,
     },
+    /// A check of several models found some that fail it.
+    #[error("{0}")]
+    Check(String),
 }
 
 /// The library's result type.

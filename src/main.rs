@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 fn code(e: &anyhow::Error) -> u8 {
     match e.downcast_ref() {
-        Some(Error::Verify { .. } | Error::Internal(_)) => FAILED,
+        Some(Error::Verify { .. } | Error::Internal(_) | Error::Check(_)) => FAILED,
         _ => USAGE,
     }
 }

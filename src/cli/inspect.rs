@@ -4,12 +4,13 @@ use super::Common;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use clap::{Args, ValueEnum, ValueHint};
-use onnx_prune::inspect::inspect;
-use onnx_prune::report::{dot, inspect_terminal, json, terminal};
+use onnx_prune::error::Error;
+use onnx_prune::inspect::{inspect, summary};
+use onnx_prune::report::{dot, inspect_terminal, json, summary_terminal, terminal};
 use std::path::PathBuf;
 
 /// How the result is printed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// Tables
     Table,
@@ -22,12 +23,18 @@ enum Format {
 /// Inspects models.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The ONNX models
+    /// The ONNX models; with --summary also folders of them
     #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::FilePath)]
     models: Vec<PathBuf>,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
+    /// One line a model: prune each in memory to --target-macs, compare with the masked original, write nothing
+    #[arg(long)]
+    summary: bool,
+    /// With --summary: the share of the multiply-accumulates that stays
+    #[arg(long, value_name = "F", default_value_t = 0.6, requires = "summary")]
+    target_macs: f64,
     #[command(flatten)]
     common: Common,
 }
@@ -35,6 +42,9 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     args.common.start()?;
+    if args.summary {
+        return run_summary(args);
+    }
     let progress = Progress::new(args.common.quiet);
     let mut inspections = Vec::new();
     for path in &args.models {
@@ -57,5 +67,26 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     if !args.common.quiet {
         super::print(&text)?;
     }
+    Ok(())
+}
+
+fn run_summary(args: &InspectArgs) -> anyhow::Result<()> {
+    if args.format == Format::Dot {
+        return Err(Error::Usage("--summary is a table or JSON; a graph is drawn without --summary".into()).into());
+    }
+    let options = summary::options(args.target_macs);
+    options.budget.check()?;
+    let files = summary::files(&args.models)?;
+    let progress = Progress::new(args.common.quiet);
+    let all = summary::summarise_all(&files, &options, &|path| progress.stage(path));
+    drop(progress);
+    let text = match args.format {
+        Format::Json => json::to_string(&all)?,
+        _ => summary_terminal::summary(&all, terminal::width()),
+    };
+    if !args.common.quiet {
+        super::print(&text)?;
+    }
+    summary::verdict(&all)?;
     Ok(())
 }

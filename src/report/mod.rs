@@ -4,6 +4,7 @@ pub mod dot;
 pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
+pub mod summary_terminal;
 pub mod terminal;
 pub mod text;
 

@@ -4,6 +4,8 @@
 //! [`INSPECT_SCHEMA_VERSION`] grows when a field changes its meaning or goes away. [`ModelInspection::graph`] is for drawing
 //! only and not part of the JSON.
 
+pub mod summary;
+
 use crate::channels::{AxisId, Channels, Pin, Role};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};

@@ -27,6 +27,13 @@ pub struct Atoms {
     reasons: Vec<PinReason>,
 }
 
+/// A state of the union-find, to try an alternative and take it back.
+pub struct Snapshot {
+    parent: Vec<u32>,
+    pin: Vec<u32>,
+    reasons: usize,
+}
+
 impl Atoms {
     /// Atoms for axes of these lengths. `None` when there are more than 2^31 in all.
     pub fn new(lens: impl IntoIterator<Item = usize>) -> Option<Self> {
@@ -75,6 +82,18 @@ impl Atoms {
         self.parent[high as usize] = low;
         let pin = self.pin[low as usize].min(self.pin[high as usize]);
         self.pin[low as usize] = pin;
+    }
+
+    /// What [`Atoms::restore`] brings back.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { parent: self.parent.clone(), pin: self.pin.clone(), reasons: self.reasons.len() }
+    }
+
+    /// Takes back everything since the snapshot.
+    pub fn restore(&mut self, s: &Snapshot) {
+        self.parent.copy_from_slice(&s.parent);
+        self.pin.copy_from_slice(&s.pin);
+        self.reasons.truncate(s.reasons);
     }
 
     /// Registers a reason.

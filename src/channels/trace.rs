@@ -1,4 +1,7 @@
 //! Walks the graph once, lets every operator's rule speak, and settles what was left to choose.
+//!
+//! A choice is a reshape that may keep either of several axes apart: heads, or the channels within each head. What pins
+//! leave no choice about is settled first; the others are tried out, and what frees most MACs stays.
 
 use super::atoms::Atoms;
 use super::model::{AxisId, Channels, Tensor, TensorId};
@@ -22,6 +25,9 @@ pub struct Trace {
     /// Per node: it only passes a constant on, or is inside a channel shuffle.
     pub skip: Vec<bool>,
 }
+
+/// With more open choices than this, each is taken by its own channels alone.
+const MAX_WEIGHED: usize = 256;
 
 struct Tracer<'a> {
     a: &'a Analysis<'a>,
@@ -59,10 +65,7 @@ pub fn trace(a: &Analysis) -> Result<Trace> {
         }
         tracer.pin_sizes_used_as_data(id);
     }
-    for w in waiting {
-        let choice = tracer.best(&w);
-        tracer.relate(w.node, Some(choice));
-    }
+    tracer.settle(waiting);
     let Tracer { t, mut atoms, facts, .. } = tracer;
     let mut channels = groups::build(a, &t, &mut atoms, &facts);
     units::build(a, &mut channels, &facts);
@@ -231,26 +234,91 @@ impl Tracer<'_> {
         }
     }
 
-    /// The alternative that leaves most channels free.
-    fn best(&mut self, w: &Waiting) -> usize {
-        let i = w.node.0 as usize;
-        let mut best = (0, 0);
-        for (k, locs) in w.live.iter().enumerate() {
-            let mut free = 0;
-            for &loc in locs {
-                let (t, axis) = match loc {
-                    In(s, a) => (self.t.inputs[i].get(s), a),
-                    Out(s, a) => (self.t.outputs[i].get(s), a),
-                };
-                let tensor = t.copied().flatten().and_then(|t| self.t.tensors.get(t.0 as usize));
-                if let Some(id) = tensor.and_then(|t| t.axes.get(axis).copied().flatten()) {
-                    free += self.atoms.free_on(id);
+    /// Settles all choices: again and again those that pins have made already, then the first open one by its worth.
+    fn settle(&mut self, mut waiting: Vec<Waiting>) {
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            let mut open = Vec::new();
+            for w in waiting {
+                match self.candidates(&w).as_slice() {
+                    [] => _ = self.relate(w.node, Some(0)),
+                    &[only] => _ = self.relate(w.node, Some(only)),
+                    _ => open.push(w),
                 }
             }
-            if free > best.1 {
-                best = (k, free);
+            if open.len() == before {
+                // Weighing looks at the whole graph; beyond this many it would take longer than pruning is worth.
+                let weigh = open.len() <= MAX_WEIGHED;
+                let rest = open.split_off(if weigh { 1 } else { open.len() });
+                for w in open {
+                    let choice = if weigh { self.best(&w) } else { self.widest(&w) };
+                    self.relate(w.node, Some(choice));
+                }
+                open = rest;
+            }
+            waiting = open;
+        }
+    }
+
+    /// The alternatives that keep anything alive.
+    fn candidates(&mut self, w: &Waiting) -> Vec<usize> {
+        (0..w.live.len()).filter(|&k| self.free_on(w.node, &w.live[k]) > 0).collect()
+    }
+
+    /// The alternative with most free channels.
+    fn widest(&mut self, w: &Waiting) -> usize {
+        let free = |k: &usize| std::cmp::Reverse(self.free_on(w.node, &w.live[*k]));
+        (0..w.live.len()).min_by_key(free).unwrap_or(0)
+    }
+
+    /// The alternative that frees most MACs; of equal ones the one with most free channels, which are the smallest.
+    ///
+    /// What else waits for a choice is not tied yet, so that each site is judged at its best.
+    fn best(&mut self, w: &Waiting) -> usize {
+        let before = self.atoms.snapshot();
+        let facts = self.facts.lens();
+        let mut best = (0, (-1.0, 0));
+        for k in self.candidates(w) {
+            self.relate(w.node, Some(k));
+            let worth = (self.free_macs(), self.free_on(w.node, &w.live[k]));
+            self.atoms.restore(&before);
+            self.facts.truncate(facts);
+            if worth > best.1 {
+                best = (k, worth);
             }
         }
         best.0
+    }
+
+    /// Free indices at these places.
+    fn free_on(&mut self, node: NodeId, locs: &[Loc]) -> usize {
+        let i = node.0 as usize;
+        let mut free = 0;
+        for &loc in locs {
+            let (t, axis) = match loc {
+                In(s, a) => (self.t.inputs[i].get(s), a),
+                Out(s, a) => (self.t.outputs[i].get(s), a),
+            };
+            let tensor = t.copied().flatten().and_then(|t| self.t.tensors.get(t.0 as usize));
+            if let Some(id) = tensor.and_then(|t| t.axes.get(axis).copied().flatten()) {
+                free += self.atoms.free_on(id);
+            }
+        }
+        free
+    }
+
+    /// MACs that go when everything free goes.
+    fn free_macs(&mut self) -> f64 {
+        let mut free = 0.0;
+        for term in &self.facts.macs {
+            let (mut all, mut stay) = (term.cost.constant, term.cost.constant);
+            for &axis in &term.cost.axes {
+                let n = self.t.axes[axis.0 as usize].len;
+                all *= n as f64;
+                stay *= (n - self.atoms.free_on(axis)) as f64;
+            }
+            free += all - stay;
+        }
+        free
     }
 }

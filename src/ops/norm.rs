@@ -1,6 +1,7 @@
 //! Normalisations. Those whose statistic runs over an axis pin it: removing a channel would change the statistic.
 
 use super::cx::{Answer, NodeCx, norm_axes};
+use super::patch::Patch;
 use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::channels::model::Role;
@@ -156,15 +157,57 @@ impl OpRule for LayerNormalization {
 
 impl OpRule for GroupNormalization {
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
-        Ok(vec![Some(cx.shape(0)?.to_vec())])
+        let x = cx.shape(0)?;
+        let (groups, channels) = norm_groups(cx)?;
+        for s in 1..3 {
+            // One scale a group until opset 20, one a channel since.
+            if cx.shape(s).is_ok_and(|p| p != [channels] && p != [groups]) {
+                refuse!("parameter {s} of shape {:?} for {channels} channels in {groups} groups", cx.shape(s)?);
+            }
+        }
+        Ok(vec![Some(x.to_vec())])
     }
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
-        let rank = r.cx.rank(0)?;
-        pin_axes(r, &(1..rank).collect::<Vec<_>>(), STATISTIC)?;
-        r.pin(In(1, 0), STATISTIC);
-        r.pin(In(2, 0), STATISTIC);
+        let (groups, channels) = norm_groups(&r.cx)?;
+        let block = channels / groups;
+        r.tie(In(0, 0), Out(0, 0))?;
+        for a in 2..r.cx.rank(0)? {
+            r.pin(In(0, a), STATISTIC);
+            r.pin(Out(0, a), STATISTIC);
+        }
+        if groups == 1 {
+            r.pin(In(0, 1), STATISTIC);
+            r.pin(Out(0, 1), STATISTIC);
+        }
+        // The statistic of a group runs over all its channels: they leave together.
+        r.tie(In(0, 1), Out(0, 1))?;
+        r.tie_map(In(0, 1), Out(0, 1), (0..channels).map(|c| (c / block * block, c)))?;
+        for s in 1..3 {
+            let n = r.size(In(s, 0))?;
+            let per = if n == channels { 1 } else { block };
+            r.tie_map(In(s, 0), Out(0, 1), (0..n).map(|i| (i, i * per)))?;
+            r.site(if s == 2 { Role::Bias } else { Role::PerChannel }, s, 0);
+        }
         Ok(())
+    }
+
+    fn patch(&self, p: &mut Patch) -> Answer<()> {
+        let (groups, channels) = norm_groups(&p.cx)?;
+        let gone = p.removed(Out(0, 1)).len();
+        if gone > 0 {
+            p.set_int("num_groups", (groups - gone / (channels / groups)) as i64);
+        }
+        Ok(())
+    }
+}
+
+/// `(groups, channels)` of a group normalization.
+fn norm_groups(cx: &NodeCx) -> Answer<(usize, usize)> {
+    let channels = *cx.shape(0)?.get(1).ok_or("an input without channels")?;
+    match usize::try_from(cx.int("num_groups", 0)) {
+        Ok(g) if g > 0 && channels > 0 && channels.is_multiple_of(g) => Ok((g, channels)),
+        _ => refuse!("{channels} channels do not divide into {} groups", cx.int("num_groups", 0)),
     }
 }
 

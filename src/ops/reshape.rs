@@ -1,7 +1,8 @@
 //! Reshape and Flatten: segments of equal product.
 //!
 //! Within a segment, one axis may stay alive: merging `[A,B] → [A·B]` repeats its atoms, splitting does the same the
-//! other way round. Which one is a choice that the trace makes when it knows what else is pinned.
+//! other way round. Which one is a choice that the trace makes when it knows what else is pinned. Where several axes
+//! become several others, blocks of the leading ones may leave.
 
 use super::cx::{Answer, NodeCx, product};
 use super::patch::Patch;
@@ -88,14 +89,46 @@ fn tie_merged(r: &mut Relate, many: &[Loc], sizes: &[usize], one: Loc, live: Loc
     r.tie_map(live, one, (0..total).map(|k| ((k / inner) % d, k)))
 }
 
+/// Relation where several axes become several others, as in `[C,H,W] → [G, C/G·H·W]`: the leading axes fall into the same
+/// number of equal blocks, which leave whole.
+fn tie_blocks(r: &mut Relate, from: &[usize], to: &[usize]) -> Answer<()> {
+    const MIXED: &str = "a reshape mixes this axis with others";
+    for (k, &a) in from.iter().enumerate() {
+        if k > 0 {
+            r.pin(In(0, a), MIXED);
+        }
+    }
+    for (k, &a) in to.iter().enumerate() {
+        if k > 0 {
+            r.pin(Out(0, a), MIXED);
+        }
+    }
+    let (&[a, ..], &[b, ..]) = (from, to) else { return Ok(()) };
+    let (a, b) = (In(0, a), Out(0, b));
+    let (n, m) = (r.size(a)?, r.size(b)?);
+    let blocks = gcd(n, m);
+    if blocks < 2 || r.axis_id(a).is_none() || r.axis_id(b).is_none() {
+        r.pin(a, MIXED);
+        r.pin(b, MIXED);
+        return Ok(());
+    }
+    let (p, q) = (n / blocks, m / blocks);
+    r.tie_map(a, b, (0..n).map(|i| (i, i / p * q)))?;
+    r.tie_map(a, b, (0..m).map(|j| (j / q * p, j)))
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 fn relate_reshape(r: &mut Relate) -> Answer<()> {
     let (x, y) = (r.cx.shape(0)?, r.cx.out_shape(0)?);
     let (x2, y2) = (r.other.shape(0)?, r.other.out_shape(0)?);
     let Some(parts) = segments(&[x, x2], &[y, y2]) else {
         refuse!("its input {x:?} and output {y:?} do not divide into matching axes");
     };
-    // First the choices, so that a waiting node has stated nothing yet.
     let mut merges = Vec::new();
+    let mut blocks = Vec::new();
     let mut choices: Vec<Vec<Loc>> = vec![vec![]];
     for s in &parts {
         let from: Vec<usize> = s.from.clone().filter(|&a| x[a] != 1 || x2[a] != 1).collect();
@@ -108,13 +141,8 @@ fn relate_reshape(r: &mut Relate) -> Answer<()> {
             }
             (f, [o]) => (f.iter().map(|&a| In(0, a)).collect(), Out(0, *o)),
             ([i], t) => (t.iter().map(|&a| Out(0, a)).collect(), In(0, *i)),
-            _ => {
-                for &a in &from {
-                    r.pin(In(0, a), "a reshape mixes this axis with others");
-                }
-                for &a in &to {
-                    r.pin(Out(0, a), "a reshape mixes this axis with others");
-                }
+            (f, t) => {
+                blocks.push((f.to_vec(), t.to_vec()));
                 continue;
             }
         };
@@ -132,13 +160,18 @@ fn relate_reshape(r: &mut Relate) -> Answer<()> {
         }
         merges.push((many, one));
     }
+    // What is no choice holds at once, also while the node waits.
+    for (many, one) in &merges {
+        if let [only] = many.as_slice() {
+            r.tie(*only, *one)?;
+        }
+    }
+    for (from, to) in blocks {
+        tie_blocks(r, &from, &to)?;
+    }
     let Some(k) = r.choose(choices.clone()) else { return Ok(()) };
     let chosen = choices.get(k).cloned().unwrap_or_default();
-    for (many, one) in merges {
-        if let [only] = many.as_slice() {
-            r.tie(*only, one)?;
-            continue;
-        }
+    for (many, one) in merges.into_iter().filter(|(many, _)| many.len() > 1) {
         let sizes: Vec<usize> = many.iter().map(|&l| r.size(l)).collect::<Answer<_>>()?;
         match many.iter().find(|l| chosen.contains(l)) {
             Some(&live) => tie_merged(r, &many, &sizes, one, live)?,

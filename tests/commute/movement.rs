@@ -162,6 +162,9 @@ fn reshape(b: &mut Build, op: &str) -> Expect {
     let (g, m, h, w) = (b.r(2, 3), b.r(2, 4), b.r(1, 3), b.r(2, 3));
     let c = (g * m) as i64;
     let x = b.channels(&[2, g * m, h, w], 1);
+    if b.one_in(4) {
+        return blocks(b, op, &x, [g, m, h, w]);
+    }
     let (g, m, h, w) = (g as i64, m as i64, h as i64, w as i64);
     let n = if b.dynamic || b.coin() { 0 } else { 2 };
     let choice = b.r(0, 7);
@@ -193,6 +196,20 @@ fn reshape(b: &mut Build, op: &str) -> Expect {
     } else {
         b.sink(&y, 1);
     }
+    Carries
+}
+
+/// Group normalization as exporters write it: `[N,C,H,W] → [N,G,…] → InstanceNormalization → [N,C,H,W]`.
+fn blocks(b: &mut Build, op: &str, x: &str, [g, m, h, w]: [usize; 4]) -> Expect {
+    let n = if b.dynamic || b.coin() { 0 } else { 2 };
+    let rest = if b.coin() { -1 } else { (m * h * w) as i64 };
+    let to = b.ints(&[n, g as i64, rest]);
+    let back = b.ints(&[n, (g * m) as i64, h as i64, w as i64]);
+    let parts = b.op(op, &[x, &to], &[]);
+    let (scale, bias) = (b.pos(&[g]), b.w(&[g]));
+    let normed = b.op("InstanceNormalization", &[&parts, &scale, &bias], &[]);
+    let y = b.op(op, &[&normed, &back], &[]);
+    b.sink(&y, 1);
     Carries
 }
 

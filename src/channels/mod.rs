@@ -7,6 +7,7 @@ pub mod tensors;
 pub mod trace;
 pub mod units;
 pub mod weights;
+pub mod why;
 
 pub use model::{
     Axis, AxisId, BatchNorm, Channel, Channels, Cost, Group, MacTerm, ParamTerm, Pin, Role, Site, Tensor, TensorId,

@@ -47,6 +47,21 @@ struct Waiting {
 /// # Errors
 /// [`Error::Usage`] when the graph has more than 2^31 channel indices.
 pub fn trace(a: &Analysis) -> Result<Trace> {
+    let Settled { t, mut atoms, facts, skip } = settled(a)?;
+    let mut channels = groups::build(a, &t, &mut atoms, &facts);
+    units::build(a, &mut channels, &facts);
+    Ok(Trace { channels, tensors: t, contractions: facts.contractions, skip })
+}
+
+/// The union-find once every rule has spoken and every choice is made.
+pub(super) struct Settled {
+    pub t: Tensors,
+    pub atoms: Atoms,
+    pub facts: Facts,
+    pub skip: Vec<bool>,
+}
+
+pub(super) fn settled(a: &Analysis) -> Result<Settled> {
     let t = tensors::build(a);
     let atoms = Atoms::new(t.axes.iter().map(|x| x.len)).ok_or_else(|| Error::Usage(tensors::too_large().0))?;
     let mut tracer = Tracer { a, t, atoms, facts: Facts::default() };
@@ -66,10 +81,8 @@ pub fn trace(a: &Analysis) -> Result<Trace> {
         tracer.pin_sizes_used_as_data(id);
     }
     tracer.settle(waiting);
-    let Tracer { t, mut atoms, facts, .. } = tracer;
-    let mut channels = groups::build(a, &t, &mut atoms, &facts);
-    units::build(a, &mut channels, &facts);
-    Ok(Trace { channels, tensors: t, contractions: facts.contractions, skip })
+    let Tracer { t, atoms, facts, .. } = tracer;
+    Ok(Settled { t, atoms, facts, skip })
 }
 
 impl Tracer<'_> {

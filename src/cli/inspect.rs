@@ -5,8 +5,8 @@ use super::progress::Progress;
 use super::prune::{in_file, load};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
-use onnx_prune::inspect::{inspect, summary};
-use onnx_prune::report::{dot, inspect_terminal, json, summary_terminal, terminal};
+use onnx_prune::inspect::{inspect, summary, why};
+use onnx_prune::report::{dot, inspect_terminal, json, summary_terminal, terminal, why_terminal};
 use std::path::PathBuf;
 
 /// How the result is printed.
@@ -35,6 +35,9 @@ pub struct InspectArgs {
     /// With --summary: the share of the multiply-accumulates that stays
     #[arg(long, value_name = "F", default_value_t = 0.6, requires = "summary")]
     target_macs: f64,
+    /// Follow the channels of one node: what ties them together, what pins them and on which way
+    #[arg(long, value_name = "NODE", conflicts_with = "summary")]
+    why: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -44,6 +47,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     args.common.start()?;
     if args.summary {
         return run_summary(args);
+    }
+    if let Some(node) = &args.why {
+        return run_why(args, node);
     }
     let progress = Progress::new(args.common.quiet);
     let mut inspections = Vec::new();
@@ -64,6 +70,24 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         Format::Json => json::to_string(&all)?,
         Format::Dot => all.models.iter().map(dot::digraph).collect(),
     };
+    if !args.common.quiet {
+        super::print(&text)?;
+    }
+    Ok(())
+}
+
+fn run_why(args: &InspectArgs, node: &str) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for path in &args.models {
+        let found = why::explain(&load(path)?, node).map_err(|e| in_file(e, path))?;
+        text += &match args.format {
+            Format::Table => why_terminal::why(&found, terminal::width()),
+            Format::Json => json::to_string(&found)?,
+            Format::Dot => {
+                return Err(Error::Usage("--why is text or JSON; a graph is drawn without --why".into()).into());
+            }
+        };
+    }
     if !args.common.quiet {
         super::print(&text)?;
     }

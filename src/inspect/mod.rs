@@ -5,6 +5,7 @@
 //! only and not part of the JSON.
 
 pub mod summary;
+pub mod why;
 
 use crate::channels::{AxisId, Channels, Pin, Role};
 use crate::error::Result;

@@ -7,6 +7,7 @@ pub mod pins;
 pub mod summary_terminal;
 pub mod terminal;
 pub mod text;
+pub mod why_terminal;
 
 use crate::channels::Pin;
 use serde::Serialize;

@@ -4,13 +4,14 @@
 //! leave no choice about is settled first; the others are tried out, and what frees most MACs stays.
 
 use super::atoms::Atoms;
-use super::model::{AxisId, Channels, Tensor, TensorId};
+use super::model::{AxisId, Channels, Role, Tensor, TensorId};
 use super::tensors::{self, Tensors};
 use super::{groups, units};
 use crate::canon::{Analysis, fold::constant_source};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Origin, ValueId};
-use crate::ops::relate::{Contraction, Facts, In, Loc, Out, Relate};
+use crate::ops::norm::STATISTIC;
+use crate::ops::relate::{Contraction, Facts, In, Loc, Out, Relate, Selection};
 use crate::ops::{self, Refusal};
 use std::collections::{BTreeSet, HashSet};
 
@@ -22,6 +23,8 @@ pub struct Trace {
     pub tensors: Tensors,
     /// Where the oracle puts its zeros.
     pub contractions: Vec<Contraction>,
+    /// Outputs of which the rewriter keeps a part.
+    pub selections: Vec<Selection>,
     /// Per node: it only passes a constant on, or is inside a channel shuffle.
     pub skip: Vec<bool>,
 }
@@ -50,7 +53,7 @@ pub fn trace(a: &Analysis) -> Result<Trace> {
     let Settled { t, mut atoms, facts, skip } = settled(a)?;
     let mut channels = groups::build(a, &t, &mut atoms, &facts);
     units::build(a, &mut channels, &facts);
-    Ok(Trace { channels, tensors: t, contractions: facts.contractions, skip })
+    Ok(Trace { channels, tensors: t, contractions: facts.contractions, selections: facts.selections, skip })
 }
 
 /// The union-find once every rule has spoken and every choice is made.
@@ -80,6 +83,8 @@ pub(super) fn settled(a: &Analysis) -> Result<Settled> {
         }
         tracer.pin_sizes_used_as_data(id);
     }
+    // Before the choices: what looks free only because it could be selected would blur their worth.
+    tracer.pin_copies();
     tracer.settle(waiting);
     let Tracer { t, atoms, facts, .. } = tracer;
     Ok(Settled { t, atoms, facts, skip })
@@ -243,6 +248,29 @@ impl Tracer<'_> {
             let why = self.atoms.reason(Some(id), "the size of this axis is used as a value");
             for axis in axes {
                 self.atoms.pin(axis, why);
+            }
+        }
+    }
+
+    /// What may be selected behind a statistic stays whole where no weight makes the channel elsewhere.
+    fn pin_copies(&mut self) {
+        if self.facts.selections.is_empty() {
+            return;
+        }
+        let mut made: HashSet<u32> = HashSet::new();
+        for site in self.facts.sites.iter().filter(|s| s.role == Role::Producer) {
+            for i in 0..self.t.axes[site.axis.0 as usize].len {
+                if self.atoms.pinned(site.axis, i).is_none() {
+                    made.insert(self.atoms.find(site.axis, i));
+                }
+            }
+        }
+        for s in &self.facts.selections {
+            let why = self.atoms.reason(Some(s.node), STATISTIC);
+            for i in 0..self.t.axes[s.axis.0 as usize].len {
+                if !made.contains(&self.atoms.find(s.axis, i)) {
+                    self.atoms.pin_one(s.axis, i, why);
+                }
             }
         }
     }

@@ -15,7 +15,8 @@ pub(super) const AXIS_NORM: &[&str] =
     &["Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "MeanVarianceNormalization"];
 pub(super) const LRN: &[&str] = &["LRN"];
 
-const STATISTIC: &str = "the normalisation's statistic runs over this axis; removing an index would change it";
+/// Why a statistic holds the channels that it runs over.
+pub const STATISTIC: &str = "the normalisation's statistic runs over this axis; removing an index would change it";
 
 /// Per-channel affine map (inference), or statistics over all other axes (training mode).
 pub struct BatchNormalization;
@@ -143,7 +144,14 @@ impl OpRule for LayerNormalization {
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let rank = r.cx.rank(0)?;
         let axis = r.cx.axis(-1, rank)?;
-        pin_axes(r, &(axis..rank).collect::<Vec<_>>(), STATISTIC)?;
+        for a in 0..rank {
+            if a < axis {
+                r.tie(In(0, a), Out(0, a))?;
+                continue;
+            }
+            r.pin(In(0, a), STATISTIC);
+            r.select(Out(0, a));
+        }
         for s in 1..r.cx.n_inputs() {
             if r.cx.has(s) {
                 for a in 0..r.cx.rank(s)? {

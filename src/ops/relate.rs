@@ -38,6 +38,18 @@ pub struct Cardinality {
     pub blocks: usize,
 }
 
+/// An output axis that keeps only some of what the node computes: its channels may leave although the node must compute
+/// all of them, because their statistic runs over all. The rewriter selects what stays behind the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// The node.
+    pub node: crate::graph::NodeId,
+    /// Output slot.
+    pub slot: usize,
+    /// The axis of that output.
+    pub axis: AxisId,
+}
+
 /// Batch-normalization parameters, as found by the rule: input slots of γ, β, mean, variance.
 #[derive(Clone, Debug)]
 pub struct NormSite {
@@ -64,21 +76,31 @@ pub struct Facts {
     pub cardinalities: Vec<Cardinality>,
     /// Batch normalizations.
     pub norms: Vec<NormSite>,
+    /// Outputs behind which the rewriter may select.
+    pub selections: Vec<Selection>,
 }
 
 impl Facts {
     /// Lengths, to take back what a rule stated before it refused.
-    pub(crate) fn lens(&self) -> [usize; 5] {
-        [self.sites.len(), self.macs.len(), self.contractions.len(), self.cardinalities.len(), self.norms.len()]
+    pub(crate) fn lens(&self) -> [usize; 6] {
+        [
+            self.sites.len(),
+            self.macs.len(),
+            self.contractions.len(),
+            self.cardinalities.len(),
+            self.norms.len(),
+            self.selections.len(),
+        ]
     }
 
     /// Takes back everything stated since [`Facts::lens`].
-    pub(crate) fn truncate(&mut self, to: [usize; 5]) {
+    pub(crate) fn truncate(&mut self, to: [usize; 6]) {
         self.sites.truncate(to[0]);
         self.macs.truncate(to[1]);
         self.contractions.truncate(to[2]);
         self.cardinalities.truncate(to[3]);
         self.norms.truncate(to[4]);
+        self.selections.truncate(to[5]);
     }
 }
 
@@ -209,6 +231,15 @@ impl<'a> Relate<'a> {
     /// The axis is tied to nothing in this node: its indices may leave as far as this node is concerned.
     pub fn free(&mut self, loc: Loc) {
         self.touched.insert(loc);
+    }
+
+    /// The node computes this output axis as a whole; what leaves is taken out behind it. Only channels that a weight
+    /// makes elsewhere may leave here: dropping a mere copy would cost a node and save nothing upstream.
+    pub fn select(&mut self, loc: Loc) {
+        self.touched.insert(loc);
+        if let (Out(slot, _), Some(axis)) = (loc, self.axis_id(loc)) {
+            self.facts.selections.push(Selection { node: self.cx.id, slot, axis });
+        }
     }
 
     fn reason(&mut self, reason: &str) -> PinId {

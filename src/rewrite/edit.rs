@@ -21,6 +21,8 @@ pub(crate) struct Editor {
     added: Vec<TensorProto>,
     /// Nodes to insert before a node.
     before: BTreeMap<NodeId, Vec<NodeProto>>,
+    /// Nodes to insert after a node.
+    after: BTreeMap<NodeId, Vec<NodeProto>>,
     dropped: HashSet<NodeId>,
 }
 
@@ -33,6 +35,7 @@ impl Editor {
             replaced: BTreeMap::new(),
             added: Vec::new(),
             before: BTreeMap::new(),
+            after: BTreeMap::new(),
             dropped: HashSet::new(),
         }
     }
@@ -51,6 +54,17 @@ impl Editor {
 
     pub fn insert_before(&mut self, id: NodeId, node: NodeProto) {
         self.before.entry(id).or_default().push(node);
+    }
+
+    /// Inserts a node right after another, before what has been inserted there already.
+    pub fn insert_after_first(&mut self, id: NodeId, node: NodeProto) {
+        self.after.entry(id).or_default().insert(0, node);
+    }
+
+    /// Gives an output slot a new name and returns the old one.
+    pub fn rename_output(&mut self, id: NodeId, slot: usize, name: &str) -> Option<String> {
+        let output = self.node_mut(id)?.output.get_mut(slot)?;
+        Some(std::mem::replace(output, name.to_owned()))
     }
 
     /// Adds an initializer under a fresh name near `wish` and returns the name.
@@ -97,7 +111,7 @@ impl Editor {
 
     /// Puts the new model together.
     pub fn finish(self, a: &Analysis) -> ModelProto {
-        let Editor { mut proto, replaced, added, mut before, dropped, .. } = self;
+        let Editor { mut proto, replaced, added, mut before, mut after, dropped, .. } = self;
         let Some(g) = &mut proto.graph else { return proto };
         for (v, tensor) in replaced {
             match a.graph.value(v).origin {
@@ -123,7 +137,7 @@ impl Editor {
             g.input.extend(added.iter().map(declaration));
         }
         g.initializer.extend(added);
-        if !before.is_empty() || !dropped.is_empty() {
+        if !before.is_empty() || !after.is_empty() || !dropped.is_empty() {
             let old = std::mem::take(&mut g.node);
             for (i, node) in old.into_iter().enumerate() {
                 let id = NodeId(i as u32);
@@ -131,6 +145,7 @@ impl Editor {
                 if !dropped.contains(&id) {
                     g.node.push(node);
                 }
+                g.node.extend(after.remove(&id).unwrap_or_default());
             }
         }
         drop_orphans(a, &mut proto);

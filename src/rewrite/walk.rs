@@ -55,7 +55,32 @@ impl Walk<'_, '_> {
         for (slot, want) in wants {
             self.require(ed, id, slot, &want, &mut overrides)?;
         }
-        self.advance(ed, id, &overrides)
+        self.advance(ed, id, &overrides)?;
+        self.select(ed, id)
+    }
+
+    /// Takes out, behind a node, what leaves of an output that the node must compute as a whole.
+    fn select(&mut self, ed: &mut Editor, id: NodeId) -> Result<()> {
+        let cut = self.cut;
+        let g = cut.a.graph;
+        for s in cut.trace.selections.iter().filter(|s| s.node == id && !cut.on(s.axis).is_empty()) {
+            let info = cut.trace.channels.axis(s.axis);
+            let gone = cut.on(s.axis);
+            let kept: Vec<i64> = (0..info.len).filter(|i| gone.binary_search(i).is_err()).map(|i| i as i64).collect();
+            let value = g.output(id, s.slot).ok_or_else(|| self.fail(id, "its output is gone"))?;
+            let name = g.name(id);
+            let indices =
+                ed.add(tensor::from_i64("", &[kept.len()], &kept), &format!("{}.kept", name.trim_start_matches('/')));
+            let whole = ed.names.fresh(&format!("{}.whole", g.value(value).name));
+            // Of several axes, the first selection reads the node, the next ones read each other.
+            let output = ed.rename_output(id, s.slot, &whole).ok_or_else(|| self.fail(id, "its output is gone"))?;
+            let wish = ed.names.fresh(&format!("{name}.select"));
+            ed.insert_after_first(
+                id,
+                NodeProto { name: Some(wish), ..build::gather(whole, indices, output, info.axis) },
+            );
+        }
+        Ok(())
     }
 
     fn fail(&self, id: NodeId, message: &str) -> Error {
@@ -194,7 +219,7 @@ impl Walk<'_, '_> {
                     None => old.clone(),
                 };
                 if let Some(Some(got)) = shapes.as_ref().map(|s| s.get(slot).cloned().flatten())
-                    && got != expected
+                    && got != self.whole(id, slot, &expected)
                 {
                     return Err(self.fail(
                         id,
@@ -213,6 +238,18 @@ impl Walk<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// The shape that the node itself computes, where an output is selected from behind it.
+    fn whole(&self, id: NodeId, slot: usize, expected: &[usize]) -> Vec<usize> {
+        let mut out = expected.to_vec();
+        for s in self.cut.trace.selections.iter().filter(|s| s.node == id && s.slot == slot) {
+            let info = self.cut.trace.channels.axis(s.axis);
+            if let Some(d) = out.get_mut(info.axis) {
+                *d += self.cut.on(s.axis).len();
+            }
+        }
+        out
     }
 
     /// A shuffle that loses channels becomes a Gather.

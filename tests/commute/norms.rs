@@ -80,12 +80,26 @@ fn layer_norm(b: &mut Build, op: &str) -> Expect {
     let rank = dims.len();
     let x = b.channels(&dims, 1);
     let axis = b.r(1, rank - 1);
+    if axis == 1 && b.coin() {
+        return gated_norm(b, op, &dims);
+    }
     let (scale, bias) = (b.w(&dims[axis..]), b.w(&dims[axis..]));
     let given = if b.coin() { axis as i64 } else { axis as i64 - rank as i64 };
     let inputs: &[&str] = if b.coin() && op == "LayerNormalization" { &[&x, &scale, &bias] } else { &[&x, &scale] };
     let y = b.op(op, inputs, &[("axis", A::I(given)), ("epsilon", A::F(1e-2))]);
     b.sink(&y, 1);
     if axis == 1 { Pins } else { Carries }
+}
+
+/// A gate of normalised channels: what it multiplies may leave, and the gate's channels are taken out behind the statistic.
+fn gated_norm(b: &mut Build, op: &str, dims: &[usize]) -> Expect {
+    let (x, gate) = (b.channels(dims, 1), b.channels(dims, 1));
+    let (scale, bias) = (b.w(&dims[1..]), b.w(&dims[1..]));
+    let inputs: &[&str] = if op == "LayerNormalization" { &[&gate, &scale, &bias] } else { &[&gate, &scale] };
+    let normed = b.op(op, inputs, &[("axis", A::I(1)), ("epsilon", A::F(1e-2))]);
+    let y = b.op("Mul", &[&x, &normed], &[]);
+    b.sink(&y, 1);
+    Carries
 }
 
 fn group_norm(b: &mut Build, op: &str) -> Expect {

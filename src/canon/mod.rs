@@ -11,7 +11,7 @@ use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension::Value as DimValue, type_proto::Value as TypeValue};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override, RUN_TIME};
-use crate::ops::{self, Refusal, Shapes};
+use crate::ops::{self, Policy, Refusal, Shapes};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub struct Analysis<'m> {
     pub lanes: [Lane; 2],
     /// Per node: why its output shapes are not known.
     pub refusals: Vec<Option<Refusal>>,
+    /// What the trace may do beyond the default.
+    pub policy: Policy,
     /// Channel shuffles: three nodes that together permute one axis.
     pub shuffles: Vec<shuffle::Shuffle>,
 }
@@ -89,11 +91,16 @@ impl Assignment {
 
 /// Computes shapes and folds shape arithmetic.
 pub fn analyse<'m>(graph: &'m Graph<'m>) -> Analysis<'m> {
+    analyse_with(graph, Policy::default())
+}
+
+/// The same under a policy.
+pub fn analyse_with<'m>(graph: &'m Graph<'m>, policy: Policy) -> Analysis<'m> {
     let opset = graph.model.opset();
     let (a, refused_a) = lane(graph, opset, 0);
     let (b, refused_b) = lane(graph, opset, 1);
     let refusals = refused_a.into_iter().zip(refused_b).map(|(x, y)| x.or(y)).collect();
-    let mut analysis = Analysis { graph, opset, lanes: [a, b], refusals, shuffles: Vec::new() };
+    let mut analysis = Analysis { graph, opset, lanes: [a, b], refusals, policy, shuffles: Vec::new() };
     analysis.shuffles = shuffle::find(&analysis);
     analysis
 }

@@ -15,6 +15,7 @@ pub fn build(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Cha
     let mut out = Channels {
         tensors: t.tensors.clone(),
         axes: t.axes.clone(),
+        grouped: facts.grouped.clone(),
         macs: facts.macs.clone(),
         params: params(t),
         pins: pins(a, t, atoms, facts),

@@ -200,6 +200,8 @@ pub struct Channels {
     pub units: Vec<Unit>,
     /// Parameter axes that are held back, wholly or in part.
     pub pins: Vec<Pin>,
+    /// Grouped convolutions (not depthwise, not transposed): they can lose equal counts or whole groups.
+    pub grouped: Vec<NodeId>,
     /// MACs per node.
     pub macs: Vec<MacTerm>,
     /// Elements per parameter tensor (floating-point constants of rank ≥ 1): one term per tensor, also where several read

@@ -67,7 +67,8 @@ pub fn build(a: &Analysis) -> Tensors {
                 continue;
             }
             let rule = ops::rule(g.node(node).domain(), g.node(node).op_type());
-            let fold = rule.map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot));
+            let whole = a.policy.whole_groups.contains(&g.name(node));
+            let fold = rule.filter(|_| !whole).map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot));
             let weight = rule.is_some_and(|r| r.weight_slots().contains(&slot));
             readers.push(Reader { value: v, node, slot, fold, weight });
         }

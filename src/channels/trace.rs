@@ -157,6 +157,7 @@ impl Tracer<'_> {
             cx: self.a.cx(id, 0, &[]),
             other: self.a.cx(id, 1, &[]),
             choice,
+            policy: &self.a.policy,
             alternatives: Vec::new(),
             inputs: &self.t.inputs[i],
             all_inputs: &self.t.inputs,

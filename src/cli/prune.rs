@@ -6,8 +6,9 @@ use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
+use onnx_prune::ops::Policy;
 use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
-use onnx_prune::prune::{Options, Pruned, prune};
+use onnx_prune::prune::{Grouped, Options, Pruned, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::report::{PruneReport, json, terminal};
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags that shape a decision: without effect on a stored one.
-const DECIDING: [&str; 10] = [
+const DECIDING: [&str; 13] = [
     "criterion",
     "aggregate",
     "normalize",
@@ -27,10 +28,22 @@ const DECIDING: [&str; 10] = [
     "exclude",
     "only",
     "layer_ratio",
+    "grouped",
+    "norm",
+    "qk_dims",
 ];
 
 const NO_BUDGET: &str = "no budget: say how much to remove with exactly one of --ratio R (share of the prunable channels that goes), \
      --threshold T (on the score), --target-macs F or --target-params F (share that stays), or --plan FILE (a stored decision)";
+
+/// What happens to channels that a statistic runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Norm {
+    /// They stay
+    Exact,
+    /// They may go; the statistic is rescaled
+    Approximate,
+}
 
 /// Prunes a model.
 #[derive(Debug, Args)]
@@ -99,6 +112,17 @@ pub struct PruneArgs {
     #[arg(long, value_name = "REGEX=R", value_parser = parse::layer_ratio, help_heading = "Limits")]
     layer_ratio: Vec<(Regex, f64)>,
 
+    /// What grouped convolutions lose: the same count in each group, whole groups, or what keeps more importance
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Reach")]
+    grouped: Grouped,
+    /// Channels under a normalisation over channels (LayerNorm, RMS, L2, GRN, ECA): exact leaves them whole; approximate
+    /// lets them go and rescales the statistic for the removed share, which is no longer what the masked original computes
+    #[arg(long, value_enum, value_name = "HOW", default_value = "exact", help_heading = "Reach")]
+    norm: Norm,
+    /// Also remove dimensions of query·key products (the masked original has its zeros on an activation there)
+    #[arg(long, help_heading = "Reach")]
+    qk_dims: bool,
+
     /// What is done for accuracy without data: nothing; fold channels that are constant into the biases of their readers;
     /// or fold the expected value of all removed channels [default: bias, or as stored in --plan]
     #[arg(long, value_enum, value_name = "MODE", help_heading = "Repair and check")]
@@ -164,6 +188,12 @@ impl PruneArgs {
             only: self.only.clone(),
             layer_ratio: self.layer_ratio.clone(),
             steps: self.steps,
+            policy: Policy {
+                approximate_norm: self.norm == Norm::Approximate,
+                products: self.qk_dims,
+                ..Policy::default()
+            },
+            grouped: self.grouped,
             recover: self.recover(plan.as_ref())?,
             verify: !self.no_verify,
             seed: self.seed,

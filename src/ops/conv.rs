@@ -152,6 +152,13 @@ impl OpRule for Conv {
             let m = w[0] / g;
             r.tie_map(In(0, 1), Out(0, 1), (0..w[0]).map(|o| (o / m, o)))?;
             r.macs(taps, &[Out(0, 0), Out(0, 1)])
+        } else if r.policy.whole_groups.contains(&r.cx.graph.name(r.cx.id)) {
+            // All channels of a group, going in and coming out, are one.
+            let (i, o) = (w[1], w[0] / g);
+            r.tie_map(In(0, 1), Out(0, 1), (0..x[1]).map(|k| (k, k / i * o)))?;
+            r.tie_map(In(0, 1), Out(0, 1), (0..w[0]).map(|k| (k / o * i, k)))?;
+            r.pin(In(1, 1), "its groups leave whole");
+            r.macs(taps * i as f64, &[Out(0, 0), Out(0, 1)])
         } else {
             if !r.is_constant(1) {
                 refuse!("the weight of a grouped convolution is computed at run time");
@@ -160,14 +167,17 @@ impl OpRule for Conv {
             r.contract(1, 1);
             r.equal_counts(In(0, 1), g);
             r.equal_counts(Out(0, 1), g);
+            r.grouped();
             r.macs(taps / g as f64, &[Out(0, 0), Out(0, 1), In(0, 1)])
         }
     }
 
     fn patch(&self, p: &mut Patch) -> Answer<()> {
         let (g, w) = (group(&p.cx)?, p.cx.shape(1)?);
-        if g > 1 && w[1] == 1 {
-            p.set_int("group", (g - p.removed(In(0, 1)).len()) as i64);
+        let gone = p.removed(In(0, 1)).len();
+        // Depthwise, or whole groups: what leaves takes its part of every list with it.
+        if g > 1 && gone > 0 && p.removed(In(1, 1)).is_empty() {
+            p.set_int("group", (g - gone / w[1].max(1)) as i64);
         }
         Ok(())
     }

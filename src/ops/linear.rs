@@ -28,7 +28,7 @@ fn weight_slot(r: &Relate) -> usize {
 
 /// Without a weight there is no place for the oracle's zeros: removing an index changes the product of two activations.
 fn pin_activation_product(r: &mut Relate, ka: usize, kb: usize) {
-    if !r.is_weight(0) && !r.is_weight(1) {
+    if !r.policy.products && !r.is_weight(0) && !r.is_weight(1) {
         let reason = "both operands are activations; removing an index of the summed axis would change their product";
         r.pin(In(0, ka), reason);
         r.pin(In(1, kb), reason);

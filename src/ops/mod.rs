@@ -17,6 +17,7 @@ pub mod misc;
 pub mod movement;
 pub mod norm;
 pub mod patch;
+pub mod policy;
 pub mod pool;
 pub mod reduce;
 pub mod relate;
@@ -27,6 +28,7 @@ pub mod select;
 pub use activation::Activation;
 pub use cx::{Answer, NodeCx, Refusal};
 pub use patch::Patch;
+pub use policy::Policy;
 pub use relate::{Loc, Relate};
 
 use crate::graph::is_default_domain;

@@ -1,5 +1,6 @@
 //! How a rule speaks: ties, pins, and what the layer costs.
 
+use super::Policy;
 use super::cx::{Answer, NodeCx, Refusal};
 use crate::channels::atoms::{Atoms, PinId};
 use crate::channels::model::{Axis, AxisId, Cost, MacTerm, Role, Site, Tensor, TensorId};
@@ -76,13 +77,15 @@ pub struct Facts {
     pub cardinalities: Vec<Cardinality>,
     /// Batch normalizations.
     pub norms: Vec<NormSite>,
+    /// Grouped convolutions.
+    pub grouped: Vec<crate::graph::NodeId>,
     /// Outputs behind which the rewriter may select.
     pub selections: Vec<Selection>,
 }
 
 impl Facts {
     /// Lengths, to take back what a rule stated before it refused.
-    pub(crate) fn lens(&self) -> [usize; 6] {
+    pub(crate) fn lens(&self) -> [usize; 7] {
         [
             self.sites.len(),
             self.macs.len(),
@@ -90,17 +93,19 @@ impl Facts {
             self.cardinalities.len(),
             self.norms.len(),
             self.selections.len(),
+            self.grouped.len(),
         ]
     }
 
     /// Takes back everything stated since [`Facts::lens`].
-    pub(crate) fn truncate(&mut self, to: [usize; 6]) {
+    pub(crate) fn truncate(&mut self, to: [usize; 7]) {
         self.sites.truncate(to[0]);
         self.macs.truncate(to[1]);
         self.contractions.truncate(to[2]);
         self.cardinalities.truncate(to[3]);
         self.norms.truncate(to[4]);
         self.selections.truncate(to[5]);
+        self.grouped.truncate(to[6]);
     }
 }
 
@@ -112,6 +117,8 @@ pub struct Relate<'a> {
     pub other: NodeCx<'a>,
     /// Which of a site's alternatives to take, once the trace has decided.
     pub choice: Option<usize>,
+    /// What may be done beyond the default.
+    pub policy: &'a Policy,
     pub(crate) alternatives: Vec<Vec<Loc>>,
     pub(crate) inputs: &'a [Option<TensorId>],
     pub(crate) all_inputs: &'a [Vec<Option<TensorId>>],
@@ -240,6 +247,11 @@ impl<'a> Relate<'a> {
         if let (Out(slot, _), Some(axis)) = (loc, self.axis_id(loc)) {
             self.facts.selections.push(Selection { node: self.cx.id, slot, axis });
         }
+    }
+
+    /// States that the node is a grouped convolution.
+    pub fn grouped(&mut self) {
+        self.facts.grouped.push(self.cx.id);
     }
 
     fn reason(&mut self, reason: &str) -> PinId {

@@ -3,6 +3,7 @@
 use super::removed_indices;
 use crate::channels::{AxisId, Channels, Tensor};
 use crate::error::{Error, Result};
+use crate::ops::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,6 +30,9 @@ pub struct PlanFile {
     pub budget: String,
     /// Tensor key → axis → removed indices; only what loses something is listed.
     pub tensors: BTreeMap<String, BTreeMap<String, AxisRemoval>>,
+    /// How the channels were traced, where that is not the default.
+    #[serde(default, skip_serializing_if = "Policy::is_default")]
+    pub policy: Policy,
     /// The groups, for the reader's information.
     #[serde(default)]
     pub groups: Vec<PlanGroup>,
@@ -91,6 +95,7 @@ pub fn to_file(ch: &Channels, removed: &[Vec<usize>], model_sha256: &str, recove
         recover: recover.to_owned(),
         budget: budget.to_owned(),
         tensors,
+        policy: Policy::default(),
         groups: groups.collect(),
     }
 }

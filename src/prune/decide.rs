@@ -96,6 +96,16 @@ pub(super) fn decide(
     Ok((decision, Some(scores)))
 }
 
+/// Scores of the model as it is.
+pub(super) fn fresh_scores(graph: &Graph, ch: &Channels, o: &Options) -> Result<Scores> {
+    let fallback: CriterionSpec = FALLBACK_CRITERION.parse()?;
+    let spec = match &o.criterion {
+        Some(s) => s.clone(),
+        None => DEFAULT_CRITERION.parse()?,
+    };
+    rescore(graph, ch, o, &spec, &fallback, &vec![Vec::new(); ch.groups.len()])
+}
+
 /// Scores with the channels of earlier rounds gone; those come first in every ranking.
 fn rescore(
     graph: &Graph,

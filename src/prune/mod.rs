@@ -2,15 +2,17 @@
 
 mod decide;
 mod figures;
+mod grouped;
 
 pub use figures::count_params;
+pub use grouped::Grouped;
 
 use crate::canon::{self, Analysis};
 use crate::channels::{Channels, Trace, trace};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{Model, tensor};
-use crate::ops;
+use crate::ops::{self, Policy};
 use crate::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use crate::recover::{self, Recover};
 use crate::report::{PruneReport, RecoverReport, VerifyReport};
@@ -54,6 +56,10 @@ pub struct Options {
     pub verify: bool,
     /// Seed of everything random.
     pub seed: u64,
+    /// What the trace may do beyond the default ([`Policy::whole_groups`] follows from [`grouped`](Self::grouped)).
+    pub policy: Policy,
+    /// What grouped convolutions lose.
+    pub grouped: Grouped,
     /// Applies this plan instead of deciding.
     pub plan: Option<PlanFile>,
     /// Stop after the decision.
@@ -81,6 +87,8 @@ impl Default for Options {
             recover: Recover::default(),
             verify: true,
             seed: 0,
+            policy: Policy::default(),
+            grouped: Grouped::default(),
             plan: None,
             dry_run: false,
             hash: true,
@@ -114,11 +122,19 @@ pub struct Traced<'m> {
 /// Oldest and newest supported version of the default operator set.
 pub const OPSETS: (i64, i64) = (7, 28);
 
+/// Analyses a graph under the default policy.
+///
+/// # Errors
+/// As [`analyse_with`].
+pub fn analyse<'m>(graph: &'m Graph<'m>) -> Result<Traced<'m>> {
+    analyse_with(graph, &Policy::default())
+}
+
 /// Analyses a graph.
 ///
 /// # Errors
 /// When the graph is too large, or its operator set is not supported.
-pub fn analyse<'m>(graph: &'m Graph<'m>) -> Result<Traced<'m>> {
+pub fn analyse_with<'m>(graph: &'m Graph<'m>, policy: &Policy) -> Result<Traced<'m>> {
     let (opset, path) = (graph.model.opset(), graph.model.path.display());
     // A model without standard operators imports none of them: everything in it pins.
     if opset != 0 && opset < OPSETS.0 {
@@ -135,7 +151,7 @@ pub fn analyse<'m>(graph: &'m Graph<'m>) -> Result<Traced<'m>> {
             OPSETS.1
         )));
     }
-    let analysis = canon::analyse(graph);
+    let analysis = canon::analyse_with(graph, policy.clone());
     let trace = trace(&analysis)?;
     Ok(Traced { analysis, trace })
 }
@@ -161,11 +177,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     let mut clock = Clock::default();
     progress("trace");
     let graph = clock.time("graph", || Graph::new(model))?;
-    let t = clock.time("trace", || analyse(&graph))?;
-    check_weights(&graph, &t.trace.channels)?;
-    let mut notes = Vec::new();
-    progress("score");
-    let (decision, scores) = match &options.plan {
+    let (t, decision, scores, notes) = match &options.plan {
         Some(file) => {
             if file.model_sha256 != model.sha256() {
                 return Err(Error::Plan(format!(
@@ -175,21 +187,28 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
                     model.sha256()
                 )));
             }
-            (decide::from_plan(&t.trace.channels, file)?, None)
+            let t = clock.time("trace", || analyse_with(&graph, &file.policy))?;
+            check_weights(&graph, &t.trace.channels)?;
+            let decision = decide::from_plan(&t.trace.channels, file)?;
+            (t, decision, None, Vec::new())
         }
-        None => decide::decide(&graph, &t.trace.channels, options, &mut clock, &mut notes)?,
+        None => {
+            let d = grouped::decide_best(&graph, options, &mut clock, progress)?;
+            (d.traced, d.decision, d.scores, d.notes)
+        }
     };
     let removed = plan::removed_indices(&t.trace.channels, &decision.removed);
     let recover = options.recover;
     let sha = if options.hash { model.sha256() } else { String::new() };
     model.release_pages();
-    let file = plan::to_file(
+    let mut file = plan::to_file(
         &t.trace.channels,
         &decision.removed,
         &sha,
         options.recover.name(),
         &options.plan.as_ref().map_or_else(|| options.budget.to_string(), |p| p.budget.clone()),
     );
+    file.policy = t.analysis.policy.clone();
     let mut report = figures::new_report(model, &t, options, &decision, scores.as_ref(), notes);
     if options.dry_run {
         report.timings_ms = clock.0;
@@ -203,7 +222,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         let (repaired, done) = clock.time("recover", || recover::bias::absorb(&t, &decision.removed, recover))?;
         model.release_pages();
         let graph = Graph::new(&repaired)?;
-        let t2 = analyse(&graph)?;
+        let t2 = analyse_with(&graph, &t.analysis.policy)?;
         same_groups(&t.trace.channels, &t2.trace.channels)?;
         let removed = plan::removed_indices(&t2.trace.channels, &decision.removed);
         let pruned = clock.time("rewrite", || rewrite::rewrite(&t2.analysis, &t2.trace, &removed))?;

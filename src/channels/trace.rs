@@ -11,7 +11,7 @@ use crate::canon::{Analysis, fold::constant_source};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Origin, ValueId};
 use crate::ops::norm::STATISTIC;
-use crate::ops::relate::{Contraction, Facts, In, Loc, Out, Relate, Selection};
+use crate::ops::relate::{Approximation, Contraction, Facts, In, Loc, Out, Relate, Selection};
 use crate::ops::{self, Refusal};
 use std::collections::{BTreeSet, HashSet};
 
@@ -23,6 +23,8 @@ pub struct Trace {
     pub tensors: Tensors,
     /// Where the oracle puts its zeros.
     pub contractions: Vec<Contraction>,
+    /// Statistics over channels that may lose some (only under a policy that allows it).
+    pub approximations: Vec<Approximation>,
     /// Outputs of which the rewriter keeps a part.
     pub selections: Vec<Selection>,
     /// Per node: it only passes a constant on, or is inside a channel shuffle.
@@ -53,7 +55,14 @@ pub fn trace(a: &Analysis) -> Result<Trace> {
     let Settled { t, mut atoms, facts, skip } = settled(a)?;
     let mut channels = groups::build(a, &t, &mut atoms, &facts);
     units::build(a, &mut channels, &facts);
-    Ok(Trace { channels, tensors: t, contractions: facts.contractions, selections: facts.selections, skip })
+    Ok(Trace {
+        channels,
+        tensors: t,
+        contractions: facts.contractions,
+        approximations: facts.approximations,
+        selections: facts.selections,
+        skip,
+    })
 }
 
 /// The union-find once every rule has spoken and every choice is made.

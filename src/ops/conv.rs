@@ -2,7 +2,7 @@
 
 use super::cx::{Answer, NodeCx};
 use super::patch::Patch;
-use super::relate::{In, Out, Relate};
+use super::relate::{In, Out, Relate, Repair};
 use super::{OpRule, Shapes};
 use crate::channels::model::Role;
 use crate::refuse;
@@ -135,7 +135,14 @@ impl OpRule for Conv {
         let (x, w) = (r.cx.shape(0)?, r.cx.shape(1)?);
         let (g, out) = (group(&r.cx)?, r.cx.out_shape(0)?);
         let taps = spatial(w) * spatial(out);
-        pin_spatial(r)?;
+        if r.policy.approximate_norm && x.len() == 3 && x[..] == out[..] && w[..2] == [1, 1] && x[1] == 1 {
+            // Channel attention slides a window over the channels themselves.
+            r.tie(In(0, 2), Out(0, 2))?;
+            r.approximate(In(0, 2), Repair::Nothing);
+            r.pin(In(1, 2), "a convolution slides over this axis");
+        } else {
+            pin_spatial(r)?;
+        }
         pin_runtime_weight(r, 1);
         r.tie(In(0, 0), Out(0, 0))?;
         r.tie(In(1, 0), Out(0, 1))?;

@@ -2,7 +2,7 @@
 
 use super::cx::{Answer, NodeCx, norm_axes};
 use super::patch::Patch;
-use super::relate::{In, Out, Relate};
+use super::relate::{In, Out, Relate, Repair};
 use super::{OpRule, Shapes};
 use crate::channels::model::Role;
 use crate::refuse;
@@ -144,6 +144,21 @@ impl OpRule for LayerNormalization {
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let rank = r.cx.rank(0)?;
         let axis = r.cx.axis(-1, rank)?;
+        // Without a scale there is nothing to repair with.
+        if r.policy.approximate_norm && axis + 1 == rank && r.is_constant(1) && r.cx.rank(1)? == 1 {
+            for a in 0..rank {
+                r.tie(In(0, a), Out(0, a))?;
+            }
+            r.approximate(In(0, axis), Repair::Scale(1));
+            for s in 1..3 {
+                if !r.cx.has(s) {
+                    continue;
+                }
+                r.tie(In(s, 0), Out(0, axis))?;
+                r.site(if s == 2 { Role::Bias } else { Role::PerChannel }, s, 0);
+            }
+            return Ok(());
+        }
         for a in 0..rank {
             if a < axis {
                 r.tie(In(0, a), Out(0, a))?;
@@ -184,6 +199,15 @@ impl OpRule for GroupNormalization {
             r.pin(In(0, a), STATISTIC);
             r.pin(Out(0, a), STATISTIC);
         }
+        if groups == 1 && r.policy.approximate_norm && r.is_constant(1) && r.size(In(1, 0))? == channels {
+            r.tie(In(0, 1), Out(0, 1))?;
+            r.approximate(In(0, 1), Repair::Scale(1));
+            for s in 1..3 {
+                r.tie(In(s, 0), Out(0, 1))?;
+                r.site(if s == 2 { Role::Bias } else { Role::PerChannel }, s, 0);
+            }
+            return Ok(());
+        }
         if groups == 1 {
             r.pin(In(0, 1), STATISTIC);
             r.pin(Out(0, 1), STATISTIC);
@@ -203,7 +227,7 @@ impl OpRule for GroupNormalization {
     fn patch(&self, p: &mut Patch) -> Answer<()> {
         let (groups, channels) = norm_groups(&p.cx)?;
         let gone = p.removed(Out(0, 1)).len();
-        if gone > 0 {
+        if gone > 0 && groups > 1 {
             p.set_int("num_groups", (groups - gone / (channels / groups)) as i64);
         }
         Ok(())
@@ -226,6 +250,13 @@ impl OpRule for AxisNormalization {
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let rank = r.cx.rank(0)?;
+        if r.policy.approximate_norm && r.cx.node.op_type() == "LpNormalization" && r.cx.int("p", 2) == 2 {
+            for a in 0..rank {
+                r.tie(In(0, a), Out(0, a))?;
+            }
+            r.approximate(In(0, r.cx.axis(-1, rank)?), Repair::Normalised);
+            return Ok(());
+        }
         let axes = match r.cx.node.op_type() {
             "MeanVarianceNormalization" => norm_axes(&r.cx.list("axes").unwrap_or_else(|| vec![0, 2, 3]), rank)?,
             "LpNormalization" => vec![r.cx.axis(-1, rank)?],

@@ -1,8 +1,10 @@
 //! Reductions: over other axes they keep channels apart, over the channel axis they pin it.
 
 use super::cx::{Answer, NodeCx, norm_axes, norm_axis};
-use super::relate::{In, Out, Relate};
+use super::elementwise;
+use super::relate::{In, Out, Relate, Repair};
 use super::{OpRule, Shapes};
+use crate::graph::Origin;
 
 pub(super) const REDUCE: &[&str] = &[
     "ReduceMean",
@@ -62,8 +64,75 @@ impl OpRule for Reduce {
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let axes = reduced(&r.cx)?;
+        if let &[axis] = axes.as_slice()
+            && r.policy.approximate_norm
+            && r.cx.int("keepdims", 1) != 0
+            && let Some(repair) = statistic(&r.cx, axis)
+        {
+            for a in (0..r.cx.rank(0)?).filter(|&a| a != axis) {
+                r.tie(In(0, a), Out(0, a))?;
+            }
+            r.approximate(In(0, axis), repair);
+            return Ok(());
+        }
         relate_reduced(r, &axes)
     }
+}
+
+/// What a reduction over channels computes for a normalisation; `None` when it is none: when it does not come back, through
+/// element-wise operators alone, to the channels that it was taken over.
+fn statistic(cx: &NodeCx, axis: usize) -> Option<Repair> {
+    if !comes_back(cx, axis) {
+        return None;
+    }
+    let g = cx.graph;
+    let from = g.input(cx.id, 0).map(|v| g.value(v).origin);
+    let before = match from {
+        Some(Origin::Node(n, 0)) => Some(n),
+        _ => None,
+    };
+    let op = before.map(|n| g.node(n).op_type());
+    let squares = before.is_some_and(|n| match g.node(n).op_type() {
+        "Mul" => g.input(n, 0) == g.input(n, 1),
+        "Pow" => g.input(n, 1).and_then(|v| cx.lane.vals[v.0 as usize].as_ref()).is_some_and(|v| v.data == [2.0]),
+        _ => false,
+    });
+    match cx.node.op_type() {
+        "ReduceMean" if squares => Some(Repair::MeanSquare),
+        "ReduceMean" if matches!(op, Some("ReduceL2" | "ReduceL1" | "Abs" | "Sqrt")) => Some(Repair::MeanMagnitude),
+        "ReduceMean" => Some(Repair::Nothing),
+        "ReduceL2" => Some(Repair::Norm),
+        _ => None,
+    }
+}
+
+/// How many operators a statistic may pass on its way back.
+const WAY: usize = 8;
+
+fn comes_back(cx: &NodeCx, axis: usize) -> bool {
+    let (Ok(x), Some(out)) = (cx.shape(0), cx.graph.output(cx.id, 0)) else { return false };
+    let Some(&channels) = x.get(axis) else { return false };
+    let g = cx.graph;
+    let mut open = vec![(out, 0)];
+    while let Some((v, depth)) = open.pop() {
+        let value = g.value(v);
+        if depth > WAY || value.is_output || value.captured_by.is_some() || value.readers.is_empty() {
+            return false;
+        }
+        for &(n, _) in &value.readers {
+            let op = g.node(n).op_type();
+            let elementwise = elementwise::UNARY.contains(&op) || elementwise::BROADCAST.contains(&op);
+            let (Some(y), true) = (g.output(n, 0), elementwise) else { return false };
+            let other = g.nodes[n.0 as usize].inputs.iter().flatten().any(|&i| {
+                let shape = cx.lane.shapes[i.0 as usize].as_ref();
+                i != v && g.constant(i).is_none() && shape.is_some_and(|s| s.len() == x.len() && s[axis] == channels)
+            });
+            if !other {
+                open.push((y, depth + 1));
+            }
+        }
+    }
+    true
 }
 
 impl OpRule for Arg {

@@ -39,6 +39,35 @@ pub struct Cardinality {
     pub blocks: usize,
 }
 
+/// How a statistic over channels is put right when some of them leave. `C` channels, `S` of them kept, `e` the kept share
+/// of the energy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// A normalisation with a scale parameter in this slot: the scale times `√(C·e/S)`.
+    Scale(usize),
+    /// A mean of squares: its output times `S/(C·e)`.
+    MeanSquare,
+    /// A mean of magnitudes: its output times `S/(C·a)`, `a` the kept share of the magnitudes.
+    MeanMagnitude,
+    /// A root of a sum of squares: its output times `1/√e`.
+    Norm,
+    /// An output divided by the root of the sum of squares: times `√e`.
+    Normalised,
+    /// Nothing to put right: a mean that is subtracted, or a window over neighbouring channels.
+    Nothing,
+}
+
+/// A statistic over channels that may lose some of them, which is an approximation.
+#[derive(Clone, Copy, Debug)]
+pub struct Approximation {
+    /// The node that computes the statistic.
+    pub node: crate::graph::NodeId,
+    /// The axis that it runs over.
+    pub axis: AxisId,
+    /// What is done about it.
+    pub repair: Repair,
+}
+
 /// An output axis that keeps only some of what the node computes: its channels may leave although the node must compute
 /// all of them, because their statistic runs over all. The rewriter selects what stays behind the node.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +106,8 @@ pub struct Facts {
     pub cardinalities: Vec<Cardinality>,
     /// Batch normalizations.
     pub norms: Vec<NormSite>,
+    /// Statistics over channels that may lose some.
+    pub approximations: Vec<Approximation>,
     /// Grouped convolutions.
     pub grouped: Vec<crate::graph::NodeId>,
     /// Outputs behind which the rewriter may select.
@@ -85,7 +116,7 @@ pub struct Facts {
 
 impl Facts {
     /// Lengths, to take back what a rule stated before it refused.
-    pub(crate) fn lens(&self) -> [usize; 7] {
+    pub(crate) fn lens(&self) -> [usize; 8] {
         [
             self.sites.len(),
             self.macs.len(),
@@ -94,11 +125,12 @@ impl Facts {
             self.norms.len(),
             self.selections.len(),
             self.grouped.len(),
+            self.approximations.len(),
         ]
     }
 
     /// Takes back everything stated since [`Facts::lens`].
-    pub(crate) fn truncate(&mut self, to: [usize; 7]) {
+    pub(crate) fn truncate(&mut self, to: [usize; 8]) {
         self.sites.truncate(to[0]);
         self.macs.truncate(to[1]);
         self.contractions.truncate(to[2]);
@@ -106,6 +138,7 @@ impl Facts {
         self.norms.truncate(to[4]);
         self.selections.truncate(to[5]);
         self.grouped.truncate(to[6]);
+        self.approximations.truncate(to[7]);
     }
 }
 
@@ -246,6 +279,15 @@ impl<'a> Relate<'a> {
         self.touched.insert(loc);
         if let (Out(slot, _), Some(axis)) = (loc, self.axis_id(loc)) {
             self.facts.selections.push(Selection { node: self.cx.id, slot, axis });
+        }
+    }
+
+    /// States that the node's statistic runs over this axis and may do so over fewer channels
+    /// ([`Policy::approximate_norm`]).
+    pub fn approximate(&mut self, loc: Loc, repair: Repair) {
+        self.touched.insert(loc);
+        if let Some(axis) = self.axis_id(loc) {
+            self.facts.approximations.push(Approximation { node: self.cx.id, axis, repair });
         }
     }
 

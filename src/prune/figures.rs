@@ -78,6 +78,7 @@ pub(super) fn new_report(
             ToString::to_string,
         ),
         notes,
+        approximated: Vec::new(),
         groups,
         pins: ch.pins.clone(),
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },

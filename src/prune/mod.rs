@@ -198,7 +198,6 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         }
     };
     let removed = plan::removed_indices(&t.trace.channels, &decision.removed);
-    let recover = options.recover;
     let sha = if options.hash { model.sha256() } else { String::new() };
     model.release_pages();
     let mut file = plan::to_file(
@@ -215,18 +214,18 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         return Ok(Pruned { model: None, plan: file, report });
     }
     progress("rewrite");
-    let out = if recover == Recover::None {
-        let pruned = clock.time("rewrite", || rewrite::rewrite(&t.analysis, &t.trace, &removed))?;
-        check(&t, &removed, &pruned, options, &mut clock, progress).map(|v| (pruned, RecoverReport::default(), v))
+    let out = if recover::rescale::used(&t, &removed).next().is_some() {
+        report.approximated = approximated(&t, &removed);
+        // Scaled first, all channels still there: the repair and the cut both start from it.
+        let scaled = clock.time("recover", || recover::rescale::rescale(&t, &removed))?;
+        let graph = Graph::new(&scaled)?;
+        let scaled = analyse_with(&graph, &t.analysis.policy)?;
+        if sizes(&scaled.trace.channels) != sizes(&t.trace.channels) {
+            return Err(Error::Internal("the rescaled model has other channel groups than the original".into()));
+        }
+        cut(&scaled, &decision.removed, options, false, &mut clock, progress)
     } else {
-        let (repaired, done) = clock.time("recover", || recover::bias::absorb(&t, &decision.removed, recover))?;
-        model.release_pages();
-        let graph = Graph::new(&repaired)?;
-        let t2 = analyse_with(&graph, &t.analysis.policy)?;
-        same_groups(&t.trace.channels, &t2.trace.channels)?;
-        let removed = plan::removed_indices(&t2.trace.channels, &decision.removed);
-        let pruned = clock.time("rewrite", || rewrite::rewrite(&t2.analysis, &t2.trace, &removed))?;
-        check(&t2, &removed, &pruned, options, &mut clock, progress).map(|v| (pruned, done, v))
+        cut(&t, &decision.removed, options, true, &mut clock, progress)
     };
     let (mut pruned, recovered, verified) = out?;
     verify::check_interface(model, &pruned)?;
@@ -238,11 +237,45 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     Ok(Pruned { model: Some(pruned), plan: file, report })
 }
 
+/// The statistics that lose channels, by node name.
+fn approximated(t: &Traced, removed: &[Vec<usize>]) -> Vec<String> {
+    let mut names: Vec<String> = recover::rescale::used(t, removed).map(|a| t.analysis.graph.label(a.node)).collect();
+    names.dedup();
+    names
+}
+
+/// Repairs, cuts and compares. `exact`: the result must equal the masked original.
+fn cut(
+    t: &Traced,
+    gone: &[Vec<usize>],
+    options: &Options,
+    exact: bool,
+    clock: &mut Clock,
+    progress: &dyn Fn(&str),
+) -> Result<(Model, RecoverReport, VerifyReport)> {
+    if options.recover == Recover::None {
+        let removed = plan::removed_indices(&t.trace.channels, gone);
+        let pruned = clock.time("rewrite", || rewrite::rewrite(&t.analysis, &t.trace, &removed))?;
+        let v = check(t, &removed, &pruned, options, exact, clock, progress)?;
+        return Ok((pruned, RecoverReport::default(), v));
+    }
+    let (repaired, done) = clock.time("recover", || recover::bias::absorb(t, gone, options.recover))?;
+    t.analysis.graph.model.release_pages();
+    let graph = Graph::new(&repaired)?;
+    let t2 = analyse_with(&graph, &t.analysis.policy)?;
+    same_groups(&t.trace.channels, &t2.trace.channels)?;
+    let removed = plan::removed_indices(&t2.trace.channels, gone);
+    let pruned = clock.time("rewrite", || rewrite::rewrite(&t2.analysis, &t2.trace, &removed))?;
+    let v = check(&t2, &removed, &pruned, options, exact, clock, progress)?;
+    Ok((pruned, done, v))
+}
+
 fn check(
     t: &Traced,
     removed: &[Vec<usize>],
     pruned: &Model,
     options: &Options,
+    exact: bool,
     clock: &mut Clock,
     progress: &dyn Fn(&str),
 ) -> Result<VerifyReport> {
@@ -261,8 +294,13 @@ fn check(
     progress("verify");
     clock.time("verify", || {
         let twin = rewrite::mask(&t.analysis, &t.trace, removed)?;
-        verify::compare(&twin, pruned, options.seed)
+        verify::compare(&twin, pruned, options.seed, exact)
     })
+}
+
+/// Channels per group.
+fn sizes(ch: &Channels) -> Vec<usize> {
+    ch.groups.iter().map(|g| g.channels.len()).collect()
 }
 
 /// The repair adds biases; it must not change what is a channel.

@@ -2,6 +2,7 @@
 
 pub mod bias;
 pub mod moments;
+pub mod rescale;
 
 use serde::{Deserialize, Serialize};
 

@@ -99,6 +99,8 @@ pub struct PruneReport {
     pub criterion: String,
     /// Things the user should know.
     pub notes: Vec<String>,
+    /// Statistics over channels that lost some (`--norm approximate`): the result is not exact.
+    pub approximated: Vec<String>,
     /// One entry per channel group.
     pub groups: Vec<GroupReport>,
     /// Parameter axes that were held back.

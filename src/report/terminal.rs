@@ -28,6 +28,15 @@ pub fn prune(r: &PruneReport, width: u16) -> String {
         out += &groups(&r.groups, width);
     }
     out += &pins(&r.pins, width, "--report FILE.json");
+    if !r.approximated.is_empty() {
+        let names = text::short_list(r.approximated.iter().map(String::as_str), usize::from(width));
+        let text = format!(
+            "{} over channels lost some of them and was rescaled, as --norm approximate allows: {names}",
+            plural(r.approximated.len(), "statistic")
+        );
+        out.push('\n');
+        out += &field("Not exact", &text, width);
+    }
     for note in &r.notes {
         out.push('\n');
         out += &field("Note", note, width);

@@ -13,12 +13,13 @@ pub use mask::mask;
 use crate::canon::{Analysis, shuffle::Shuffle};
 use crate::channels::{AxisId, Tensor, TensorId, Trace};
 use crate::error::{Error, Result};
-use crate::graph::ValueId;
+use crate::graph::{NodeId, ValueId};
 use crate::onnx::Model;
 use crate::onnx::proto::{
-    ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
+    ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
 };
-use crate::ops::Loc;
+use crate::onnx::tensor;
+use crate::ops::{Loc, build};
 use edit::Editor;
 use std::collections::HashMap;
 
@@ -77,6 +78,22 @@ impl<'a> Edit<'a> {
     pub fn add_input(&mut self, node: crate::graph::NodeId, slot: usize, t: TensorProto, wish: &str) {
         let name = self.ed.add(t, wish);
         self.ed.set_input(node, slot, &name);
+    }
+
+    /// Multiplies an output of a node with a number.
+    ///
+    /// # Errors
+    /// When the number cannot be written in the element type of `like`.
+    pub fn scale_output(&mut self, node: NodeId, slot: usize, factor: f64, like: &TensorProto) -> Result<()> {
+        let g = self.cut.a.graph;
+        let Some(value) = g.output(node, slot) else { return Ok(()) };
+        let scalar = tensor::from_f64_like(like, &[], &[factor])?;
+        let scalar = self.ed.add(scalar, &format!("{}.share", g.value(value).name));
+        let plain = self.ed.names.fresh(&format!("{}.plain", g.value(value).name));
+        let Some(output) = self.ed.rename_output(node, slot, &plain) else { return Ok(()) };
+        let name = self.ed.names.fresh(&format!("{}.rescale", g.name(node)));
+        self.ed.insert_after_first(node, NodeProto { name: Some(name), ..build::mul(plain, scalar, output) });
+        Ok(())
     }
 
     /// The edited model.

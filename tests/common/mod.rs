@@ -6,7 +6,8 @@ pub mod build;
 pub mod check;
 
 pub use build::{A, Build};
-pub use check::{check, dump};
+#[allow(unused_imports)]
+pub use check::{check, check_with, dump};
 
 use rand::Rng as _;
 use rand_chacha::ChaCha8Rng;

@@ -25,7 +25,7 @@ fn verification_can_fail() {
         let model = fixture(name);
         let p = proven(&model, 0.4);
         let (twin, out) = (twin(&model, &p.plan), p.model.unwrap());
-        assert!(verify::compare(&twin, &out, 1).unwrap().max_rel_diff.unwrap() <= verify::TOLERANCE);
+        assert!(verify::compare(&twin, &out, 1, true).unwrap().max_rel_diff.unwrap() <= verify::TOLERANCE);
         let conv = out.proto.graph.as_ref().unwrap().node.iter().filter(|n| n.op_type() == "Conv").nth(layer).unwrap();
         let weight = find(&out, &conv.input[1]).unwrap().name().to_owned();
         // One sign, two channels exchanged, and a NaN.
@@ -37,7 +37,7 @@ fn verification_can_fail() {
         let exchanged = tampered(&out, &weight, |w| (0..row).for_each(|i| w.swap(i, row + i)));
         let spoilt = tampered(&out, &weight, |w| w[0] = f32::NAN);
         for bad in [flipped, exchanged, spoilt] {
-            match verify::compare(&twin, &bad, 1) {
+            match verify::compare(&twin, &bad, 1, true) {
                 Err(Error::Verify { output, difference, tolerance }) => {
                     assert!(output == "logits" && (difference.is_nan() || difference > tolerance), "{difference}");
                 }
@@ -45,7 +45,7 @@ fn verification_can_fail() {
             }
         }
         // The original is no pruned model either.
-        assert!(matches!(verify::compare(&twin, &model, 1), Err(Error::Verify { .. })));
+        assert!(matches!(verify::compare(&twin, &model, 1, true), Err(Error::Verify { .. })));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Networks of random steps.
 
+mod blocks;
 mod more;
 mod steps;
 

@@ -50,7 +50,7 @@ impl Net {
 
     /// One step on from `x`; `x` itself when the step drawn does not fit.
     pub fn step(&mut self, x: &T) -> T {
-        match self.b.r(0, 30) {
+        match self.b.r(0, 37) {
             0..=2 => {
                 let kernel = self.b.pick(&[1, 3]);
                 self.conv(x, None, kernel)
@@ -78,6 +78,11 @@ impl Net {
             27 => self.normalised(x),
             28 => self.reordered(x),
             29 => self.attention(x),
+            30 | 31 => self.heads(x),
+            32 | 33 => self.gated(x),
+            34 => self.norm_groups(x),
+            35 => self.sub_pixel(x),
+            36 => self.windows(x),
             _ => self.pool(x),
         }
     }

@@ -132,7 +132,7 @@ impl Net {
         let to = self.b.sizes(&[2, h / 2, 2, w / 2, 2, c]);
         let y = self.b.op("Reshape", &[&y, &to], &[]);
         let swap = ("perm", A::L(vec![0, 1, 3, 2, 4, 5]));
-        let y = self.b.op("Transpose", &[&y], &[swap.clone()]);
+        let y = self.b.op("Transpose", &[&y], std::slice::from_ref(&swap));
         let to = self.b.sizes(&[h / 2 * (w / 2) * 2, 4, c]);
         let y = self.b.op("Reshape", &[&y, &to], &[]);
         let m = self.b.pick(&[c, 6]);

@@ -33,6 +33,7 @@ fn report(groups: usize) -> PruneReport {
         channels_removed: 400,
         criterion: "bn-scale".into(),
         notes: vec!["something that the user should know".into()],
+        approximated: vec![],
         groups: (0..groups)
             .map(|i| GroupReport {
                 id: format!("/backbone/stages.{i}/a_block_with_a_long_name/conv/Conv"),

@@ -35,13 +35,13 @@ pub struct Snapshot {
 }
 
 impl Atoms {
-    /// Atoms for axes of these lengths. `None` when there are more than 2^31 in all.
+    /// Atoms for axes of these lengths. `None` when there are more than 2^28 in all.
     pub fn new(lens: impl IntoIterator<Item = usize>) -> Option<Self> {
         let mut base = Vec::new();
         let mut total: usize = 0;
         for n in lens {
             base.push(total as u32);
-            total = total.checked_add(n).filter(|&t| t < 1 << 31)?;
+            total = total.checked_add(n).filter(|&t| t < 1 << 28)?;
         }
         Some(Atoms { base, parent: (0..total as u32).collect(), pin: vec![FREE; total], reasons: Vec::new() })
     }

@@ -30,17 +30,22 @@ fn is_weight(t: &Tensors, axis: AxisId) -> bool {
     tensor.source.is_some() && tensor::is_float(tensor.elem_type)
 }
 
-/// Free classes, in the order of their first atom.
+/// Free classes with an index of a weight, in the order of their first atom. Others (positions, batches) can be very many.
 fn channels(t: &Tensors, atoms: &mut Atoms) -> Vec<Channel> {
-    let mut index: HashMap<u32, usize> = HashMap::new();
-    let mut classes: Vec<Channel> = Vec::new();
-    for (k, axis) in t.axes.iter().enumerate() {
-        let id = AxisId(k as u32);
-        for i in 0..axis.len {
-            if atoms.pinned(id, i).is_some() {
-                continue;
+    let mut index: HashMap<u32, Option<usize>> = HashMap::new();
+    let ids = || (0..t.axes.len() as u32).map(AxisId);
+    for id in ids().filter(|&id| is_weight(t, id)) {
+        for i in 0..t.axes[id.0 as usize].len {
+            if atoms.pinned(id, i).is_none() {
+                index.insert(atoms.find(id, i), None);
             }
-            let class = *index.entry(atoms.find(id, i)).or_insert_with(|| {
+        }
+    }
+    let mut classes: Vec<Channel> = Vec::new();
+    for id in ids() {
+        for i in 0..t.axes[id.0 as usize].len {
+            let Some(class) = index.get_mut(&atoms.find(id, i)) else { continue };
+            let class = *class.get_or_insert_with(|| {
                 classes.push(Channel { members: Vec::new() });
                 classes.len() - 1
             });
@@ -54,9 +59,6 @@ fn groups(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Gr
     let mut by_axes: HashMap<Vec<(AxisId, u32)>, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for channel in channels(t, atoms) {
-        if !channel.members.iter().any(|&(axis, _)| is_weight(t, axis)) {
-            continue;
-        }
         let mut axes: Vec<(AxisId, u32)> = Vec::new();
         for &(axis, _) in &channel.members {
             match axes.last_mut() {

@@ -201,5 +201,5 @@ impl Tensors {
 
 /// A refusal for a graph that is too large to trace.
 pub fn too_large() -> Refusal {
-    Refusal("the graph has more than 2^31 channel indices".into())
+    Refusal("the graph has more than 2^28 channel indices".into())
 }

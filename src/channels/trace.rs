@@ -50,7 +50,7 @@ struct Waiting {
 /// Traces the channels of a graph.
 ///
 /// # Errors
-/// [`Error::Usage`] when the graph has more than 2^31 channel indices.
+/// [`Error::Usage`] when the graph has more than 2^28 channel indices.
 pub fn trace(a: &Analysis) -> Result<Trace> {
     let Settled { t, mut atoms, facts, skip } = settled(a)?;
     let mut channels = groups::build(a, &t, &mut atoms, &facts);

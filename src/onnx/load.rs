@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -11,33 +11,14 @@ use prost::Message;
 
 use super::Model;
 use super::error::OnnxError;
-use super::external::Files;
+use super::external::{Files, is_external};
 use super::proto::ModelProto;
-use super::visit::tensors_mut;
+use super::visit::{tensors, tensors_mut};
 
 /// Reads a model. Tensor data stays in the mapped files and is paged in when it is first looked at.
 pub fn load(path: &Path) -> Result<Model, OnnxError> {
     let (source, pages) = map_shared(path)?;
-    let not_onnx = |reason: String| OnnxError::NotOnnx { path: path.to_owned(), reason };
-    if source.is_empty() {
-        return Err(not_onnx(": the file is empty".to_owned()));
-    }
-    let mut proto = ModelProto::decode(source.clone()).map_err(|e| {
-        not_onnx(match other_format(&source) {
-            Some(format) => format!(": {format}"),
-            None => format!(
-                " (or truncated): expected a protobuf message of type ModelProto in {} bytes: {e}",
-                source.len()
-            ),
-        })
-    })?;
-    if let Some(lack) = lacking(&proto) {
-        return Err(not_onnx(match other_format(&source) {
-            Some(format) => format!(": {format}"),
-            None => format!(" (or truncated): it decodes as protobuf, but has no {lack}"),
-        }));
-    }
-
+    let mut proto = decode(&source, path)?;
     let mut files = Files::of(path)?;
     tensors_mut(&mut proto, &mut |t| files.fill(t))?;
     let bytes_on_disk = source.len() as u64 + files.bytes();
@@ -50,6 +31,41 @@ pub fn load(path: &Path) -> Result<Model, OnnxError> {
         pages,
         sha256: OnceLock::new(),
     })
+}
+
+/// Reads a model from the bytes of its file. `path` only labels it, so a model with external data is refused.
+pub fn from_bytes(bytes: impl Into<Bytes>, path: impl Into<PathBuf>) -> Result<Model, OnnxError> {
+    let (source, path) = (bytes.into(), path.into());
+    let proto = decode(&source, &path)?;
+    tensors(&proto, &mut |t| match is_external(t) {
+        true => Err(OnnxError::tensor(t, "has external data, which a model in memory cannot refer to")),
+        false => Ok(()),
+    })?;
+    let bytes_on_disk = source.len() as u64;
+    Ok(Model { proto, path, bytes_on_disk, was_external: false, source, pages: None, sha256: OnceLock::new() })
+}
+
+fn decode(source: &Bytes, path: &Path) -> Result<ModelProto, OnnxError> {
+    let not_onnx = |reason: String| OnnxError::NotOnnx { path: path.to_owned(), reason };
+    if source.is_empty() {
+        return Err(not_onnx(": the file is empty".to_owned()));
+    }
+    let proto = ModelProto::decode(source.clone()).map_err(|e| {
+        not_onnx(match other_format(source) {
+            Some(format) => format!(": {format}"),
+            None => format!(
+                " (or truncated): expected a protobuf message of type ModelProto in {} bytes: {e}",
+                source.len()
+            ),
+        })
+    })?;
+    match lacking(&proto) {
+        None => Ok(proto),
+        Some(lack) => Err(not_onnx(match other_format(source) {
+            Some(format) => format!(": {format}"),
+            None => format!(" (or truncated): it decodes as protobuf, but has no {lack}"),
+        })),
+    }
 }
 
 /// A mapped file that both the tensors and the model hold on to.

@@ -31,7 +31,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 pub use error::OnnxError;
-pub use load::load;
+pub use load::{from_bytes, load};
 pub use save::{SaveOptions, save};
 
 /// An ONNX model in memory.

@@ -151,6 +151,9 @@ impl<'a> NodeCx<'a> {
     /// Axes that are an attribute in older opsets and an input in newer ones. `Ok(None)`: not given.
     pub fn list_or_input(&self, name: &str, slot: usize) -> Answer<Option<Vec<i64>>> {
         if let Some(v) = self.list(name) {
+            if self.has(slot) {
+                refuse!("its {name} are given twice, as an attribute and as an input");
+            }
             return Ok(Some(v));
         }
         if self.has(slot) { self.need_ints(slot, name).map(Some) } else { Ok(None) }

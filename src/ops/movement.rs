@@ -62,6 +62,8 @@ impl Squeeze {
     fn axes(cx: &NodeCx) -> Answer<Vec<usize>> {
         let x = cx.shape(0)?;
         match cx.list_or_input("axes", 1)? {
+            // To some runtimes these are none, to others all.
+            Some(a) if a.is_empty() => refuse!("its list of axes is empty"),
             Some(a) => norm_axes(&a, x.len()),
             None => Ok((0..x.len()).filter(|&a| x[a] == 1).collect()),
         }
@@ -82,6 +84,10 @@ impl OpRule for Squeeze {
         let axes = Self::axes(&r.cx)?;
         if axes != Self::axes(&r.other)? {
             refuse!("which axes it drops depends on a dynamic size");
+        }
+        if axes.is_empty() {
+            // No list of axes says so.
+            refuse!("it drops nothing, but would drop an axis that is left with one index");
         }
         for (o, i) in (0..r.cx.rank(0)?).filter(|a| !axes.contains(a)).enumerate() {
             r.tie(In(0, i), Out(0, o))?;

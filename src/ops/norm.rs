@@ -144,6 +144,13 @@ impl OpRule for LayerNormalization {
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let rank = r.cx.rank(0)?;
         let axis = r.cx.axis(-1, rank)?;
+        // The statistics, one for each index of the axes before.
+        for o in 1..r.cx.n_outputs() {
+            let given = r.cx.graph.output(r.cx.id, o).is_some();
+            for a in (0..axis).filter(|_| given) {
+                r.tie(In(0, a), Out(o, a))?;
+            }
+        }
         // Without a scale there is nothing to repair with.
         if r.policy.approximate_norm && axis + 1 == rank && r.is_constant(1) && r.cx.rank(1)? == 1 {
             for a in 0..rank {

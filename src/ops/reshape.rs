@@ -188,10 +188,11 @@ impl OpRule for Reshape {
 
     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
         let x = cx.shape(0)?;
-        let want = match cx.list("shape") {
-            Some(s) => s,
-            None => cx.need_ints(1, "target sizes")?,
-        };
+        // The form of operator sets older than any that is read.
+        if cx.list("shape").is_some() {
+            refuse!("its target sizes are an attribute");
+        }
+        let want = cx.need_ints(1, "target sizes")?;
         let copy_zero = cx.int("allowzero", 0) == 0;
         let mut out = Vec::with_capacity(want.len());
         let mut rest = None;

@@ -140,7 +140,8 @@ impl OpRule for Split {
             new.push(p.position(In(0, axis), at + n) as i64 - p.position(In(0, axis), at) as i64);
             at += n;
         }
-        if p.cx.opset < 13 {
+        // In the form that the node has, or that its operator set knows.
+        if p.cx.list("split").is_some() || (p.cx.opset < 13 && !p.cx.has(1)) {
             p.set_list("split", new);
         } else {
             p.require(1, new.into_iter().map(Some).collect());

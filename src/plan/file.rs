@@ -145,8 +145,13 @@ pub fn load(path: impl AsRef<Path>) -> Result<PlanFile> {
     let path = path.as_ref();
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::Usage(format!("cannot read the plan {}: {e}", path.display())))?;
-    let no_plan = |e| Error::Usage(format!("{} is not a plan file: {e}", path.display()));
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(no_plan)?;
+    parse(&text, path)
+}
+
+/// Reads a plan from the text of its file. `path` is only for messages.
+pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<PlanFile> {
+    let no_plan = |e| Error::Usage(format!("{} is not a plan file: {e}", path.as_ref().display()));
+    let json: serde_json::Value = serde_json::from_str(text).map_err(no_plan)?;
     if let Some(schema) = json.get("schema").and_then(serde_json::Value::as_u64) {
         check_schema(schema)?;
     }

@@ -20,7 +20,7 @@ mod tests;
 mod units;
 
 pub use cost::{kept_len, macs, params};
-pub use file::{AxisRemoval, PlanFile, PlanGroup, SCHEMA, from_file, load, save, to_file};
+pub use file::{AxisRemoval, PlanFile, PlanGroup, SCHEMA, from_file, load, parse, save, to_file};
 pub use rounding::RoundTo;
 
 use crate::channels::Channels;

@@ -16,8 +16,7 @@ pub fn count_params(model: &Model) -> u64 {
         .chain(attrs)
         .filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty())
         .filter_map(|t| tensor::numel(t).ok())
-        .map(|n| n as u64)
-        .sum()
+        .fold(0, |all, n| all.saturating_add(n as u64))
 }
 
 fn requested(budget: &Budget) -> f64 {

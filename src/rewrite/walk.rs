@@ -149,8 +149,12 @@ impl Walk<'_, '_> {
             return Ok(());
         }
         let int32 = actual.iter().chain(&old).flatten().any(|v| v.int32);
+        // As many elements as before keep their shape: a scalar index, or a table of them.
+        let n = wants[0].len();
+        let dims = old.iter().flatten().map(|v| &v.dims).find(|d| d.iter().product::<usize>() == n);
+        let dims = dims.cloned().unwrap_or_else(|| vec![n]);
         if wants[0] == wants[1] {
-            self.replace(ed, id, slot, &wants[0], int32);
+            self.replace(ed, id, slot, integers(&dims, &wants[0], int32));
         } else {
             // Some elements are dynamic: correct the others by a constant difference.
             let delta = |l: usize| -> Option<Vec<i64>> {
@@ -160,14 +164,14 @@ impl Walk<'_, '_> {
             let d = delta(0).filter(|d| delta(1).as_ref() == Some(d));
             let d = d.ok_or_else(|| self.fail(id, "a size that must change depends on a dynamic dimension"))?;
             let name = g.input(id, slot).map(|v| g.value(v).name.clone()).unwrap_or_default();
-            let constant = ed.add(integers(&d, int32), &format!("{name}.delta"));
+            let constant = ed.add(integers(&dims, &d, int32), &format!("{name}.delta"));
             let sum = ed.names.fresh(&format!("{name}.pruned"));
             let input = ed.node(id).and_then(|n| n.input.get(slot).cloned()).unwrap_or(name);
             ed.insert_before(id, build::add(input, constant, sum.clone()));
             ed.set_input(id, slot, &sum);
         }
         for (o, v) in overrides.iter_mut().zip(&wants) {
-            let v = Val { int32, ..Val::from_ints(v) };
+            let v = Val { int32, dims: dims.clone(), ..Val::from_ints(v) };
             o.retain(|o| o.slot != slot);
             o.push(Override { slot, shape: Some(v.dims.clone()), val: Some(Arc::new(v)) });
         }
@@ -175,10 +179,9 @@ impl Walk<'_, '_> {
     }
 
     /// Replaces an integer input by a constant: in place when nobody else reads it.
-    fn replace(&mut self, ed: &mut Editor, id: NodeId, slot: usize, new: &[i64], int32: bool) {
+    fn replace(&mut self, ed: &mut Editor, id: NodeId, slot: usize, mut tensor: TensorProto) {
         let g = self.cut.a.graph;
         let value = g.input(id, slot);
-        let mut tensor = integers(new, int32);
         if let Some(old) = value.and_then(|v| g.constant(v)) {
             tensor.name = old.name.clone();
         }
@@ -289,15 +292,15 @@ impl Walk<'_, '_> {
     }
 }
 
-/// An integer vector of either width.
-fn integers(v: &[i64], int32: bool) -> TensorProto {
+/// Integers of either width.
+fn integers(dims: &[usize], v: &[i64], int32: bool) -> TensorProto {
     if !int32 {
-        return tensor::from_i64("", &[v.len()], v);
+        return tensor::from_i64("", dims, v);
     }
     let raw: Vec<u8> = v.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect();
     TensorProto {
         data_type: Some(DataType::Int32 as i32),
-        dims: vec![v.len() as i64],
+        dims: dims.iter().map(|&d| d as i64).collect(),
         raw_data: Some(raw.into()),
         ..TensorProto::default()
     }

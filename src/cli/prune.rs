@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags that shape a decision: without effect on a stored one.
-const DECIDING: [&str; 13] = [
+const DECIDING: [&str; 14] = [
     "criterion",
     "aggregate",
     "normalize",
@@ -31,6 +31,7 @@ const DECIDING: [&str; 13] = [
     "grouped",
     "norm",
     "qk_dims",
+    "fold_weights",
 ];
 
 const NO_BUDGET: &str = "no budget: say how much to remove with exactly one of --ratio R (share of the prunable channels that goes), \
@@ -119,6 +120,10 @@ pub struct PruneArgs {
     /// lets them go and rescales the statistic for the removed share, which is no longer what the masked original computes
     #[arg(long, value_enum, value_name = "HOW", default_value = "exact", help_heading = "Reach")]
     norm: Norm,
+    /// Compute once the weights that the model computes from its own constants (weight standardisation), so that their
+    /// layers can be pruned
+    #[arg(long, help_heading = "Reach")]
+    fold_weights: bool,
     /// Also remove dimensions of query·key products (the masked original has its zeros on an activation there)
     #[arg(long, help_heading = "Reach")]
     qk_dims: bool,
@@ -191,6 +196,7 @@ impl PruneArgs {
             policy: Policy {
                 approximate_norm: self.norm == Norm::Approximate,
                 products: self.qk_dims,
+                fold_weights: self.fold_weights,
                 ..Policy::default()
             },
             grouped: self.grouped,

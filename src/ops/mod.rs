@@ -8,6 +8,7 @@
 pub mod activation;
 pub mod build;
 pub mod chain;
+pub mod computed;
 pub mod conv;
 pub mod cx;
 pub mod elementwise;

@@ -12,6 +12,8 @@ pub struct Policy {
     /// The summed axis of a product of two activations (query · key) may lose indices. The masked original then has its
     /// zeros on an activation.
     pub products: bool,
+    /// Weights that the model computes from its own constants are computed once, before anything else.
+    pub fold_weights: bool,
     /// Names of grouped convolutions that lose whole groups; all others lose the same count in each group.
     pub whole_groups: BTreeSet<String>,
 }

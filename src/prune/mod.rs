@@ -2,6 +2,7 @@
 
 mod decide;
 mod figures;
+pub mod fold_weights;
 mod grouped;
 
 pub use figures::count_params;
@@ -176,15 +177,24 @@ impl Clock {
 pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Result<Pruned> {
     let mut clock = Clock::default();
     progress("trace");
+    let fold = options.plan.as_ref().map_or(options.policy.fold_weights, |p| p.policy.fold_weights);
+    let folded = if fold {
+        let graph = clock.time("graph", || Graph::new(model))?;
+        clock.time("fold weights", || fold_weights::fold_weights(&analyse(&graph)?))?
+    } else {
+        None
+    };
+    let source = model;
+    let model = folded.as_ref().unwrap_or(source);
     let graph = clock.time("graph", || Graph::new(model))?;
     let (t, decision, scores, notes) = match &options.plan {
         Some(file) => {
-            if file.model_sha256 != model.sha256() {
+            if file.model_sha256 != source.sha256() {
                 return Err(Error::Plan(format!(
                     "it was made for a model with SHA-256 {}, {} has {}; make a new plan with --save-plan",
                     file.model_sha256,
                     model.path.display(),
-                    model.sha256()
+                    source.sha256()
                 )));
             }
             let t = clock.time("trace", || analyse_with(&graph, &file.policy))?;
@@ -198,7 +208,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         }
     };
     let removed = plan::removed_indices(&t.trace.channels, &decision.removed);
-    let sha = if options.hash { model.sha256() } else { String::new() };
+    let sha = if options.hash { source.sha256() } else { String::new() };
     model.release_pages();
     let mut file = plan::to_file(
         &t.trace.channels,
@@ -208,7 +218,14 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         &options.plan.as_ref().map_or_else(|| options.budget.to_string(), |p| p.budget.clone()),
     );
     file.policy = t.analysis.policy.clone();
-    let mut report = figures::new_report(model, &t, options, &decision, scores.as_ref(), notes);
+    let mut report = figures::new_report(source, &t, options, &decision, scores.as_ref(), notes);
+    let computed = fold_weights::count(&t);
+    if computed > 0 {
+        report.notes.push(format!(
+            "{computed} weights are computed by the model from its constants (weight standardisation, say), which holds their \
+             channels back. --fold-weights computes them once, so that these layers can be pruned too"
+        ));
+    }
     if options.dry_run {
         report.timings_ms = clock.0;
         return Ok(Pruned { model: None, plan: file, report });
@@ -228,7 +245,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         cut(&t, &decision.removed, options, true, &mut clock, progress)
     };
     let (mut pruned, recovered, verified) = out?;
-    verify::check_interface(model, &pruned)?;
+    verify::check_interface(source, &pruned)?;
     pruned.path.clone_from(&model.path);
     report.recover = RecoverReport { mode: options.recover.name().into(), ..recovered };
     report.verify = verified;

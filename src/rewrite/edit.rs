@@ -174,6 +174,12 @@ fn drop_orphans(a: &Analysis, proto: &mut ModelProto) {
             !v.readers.is_empty() && !v.is_output && v.captured_by.is_none()
         })
     };
+    let never_read = |name: &str| {
+        a.graph.find(name).is_some_and(|v| {
+            let v = a.graph.value(v);
+            v.readers.is_empty() && !v.is_output && v.captured_by.is_none()
+        })
+    };
     let mut gone: HashSet<String> = HashSet::new();
     loop {
         let read: HashSet<&str> = g.node.iter().flat_map(|n| n.input.iter().map(String::as_str)).collect();
@@ -181,8 +187,10 @@ fn drop_orphans(a: &Analysis, proto: &mut ModelProto) {
         let doomed: Vec<usize> = (0..g.node.len())
             .filter(|&i| {
                 let n = &g.node[i];
-                !n.output.is_empty()
-                    && n.output.iter().all(|o| o.is_empty() || orphan(o))
+                // Side outputs that nothing ever read do not keep it.
+                let unread = |o: &String| o.is_empty() || orphan(o) || never_read(o);
+                n.output.iter().any(|o| orphan(o))
+                    && n.output.iter().all(unread)
                     && n.attribute.iter().all(|a| a.g.is_none() && a.graphs.is_empty())
             })
             .collect();

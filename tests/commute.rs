@@ -1,7 +1,17 @@
 //! Every operator commutes with the removal of channels: the operator on cut inputs equals the cut of the operator on
 //! masked inputs. An operator in [`RULES`] without a case here fails the first test.
 
+#[path = "commute/attention.rs"]
+mod attention;
+#[path = "commute/bias.rs"]
+mod bias;
 mod common;
+#[path = "commute/einsum.rs"]
+mod einsum;
+#[path = "commute/hostile.rs"]
+mod hostile;
+#[path = "commute/integers.rs"]
+mod integers;
 #[path = "commute/layers.rs"]
 mod layers;
 #[path = "commute/movement.rs"]
@@ -12,6 +22,14 @@ mod must_not;
 mod norms;
 #[path = "commute/pointwise.rs"]
 mod pointwise;
+#[path = "commute/positions.rs"]
+mod positions;
+#[path = "commute/recurrent.rs"]
+mod recurrent;
+#[path = "commute/regions.rs"]
+mod regions;
+#[path = "commute/scattering.rs"]
+mod scattering;
 #[path = "commute/selection.rs"]
 mod selection;
 #[path = "commute/sources.rs"]
@@ -39,10 +57,43 @@ pub type Gen = fn(&mut Build, &str) -> Expect;
 const NEVER_RUN: &[(&str, &str)] = &[
     ("LpPool", "tract: Unimplemented(LpPool) ToTypedTranslator: Operator can not be made a TypedOp"),
     ("Upsample", "tract: Unimplemented(Upsample) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Attention", "tract: Unimplemented(Attention) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("DeformConv", "tract: Unimplemented(DeformConv) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("TensorScatter", "tract: Unimplemented(TensorScatter) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("ReverseSequence", "tract: Unimplemented(ReverseSequence) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Det", "tract: Unimplemented(Det) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Unique", "tract: Unimplemented(Unique) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("CenterCropPad", "tract: Unimplemented(CenterCropPad) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("CumProd", "tract: Unimplemented(CumProd) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("BitCast", "tract: Unimplemented(BitCast) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("SwiGLU", "tract: Unimplemented(SwiGLU) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("RoiAlign", "tract: Unimplemented(RoiAlign) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("MaxRoiPool", "tract: Unimplemented(MaxRoiPool) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("AffineGrid", "tract: Unimplemented(AffineGrid) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Col2Im", "tract: Unimplemented(Col2Im) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("MaxUnpool", "tract: Unimplemented(MaxUnpool) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Bernoulli", "tract: Unimplemented(Bernoulli) ToTypedTranslator: Operator can not be made a TypedOp"),
+    ("Compress", "tract: Compress ToTypedTranslator: Node can not be typed"),
+    ("RandomNormalLike", "tract: expected attribute 'shape'"),
+    ("RandomUniformLike", "tract: expected attribute 'shape'"),
 ];
 
 fn cases() -> Vec<(&'static str, Gen)> {
-    let families = [layers::CASES, norms::CASES, pointwise::CASES, selection::CASES, movement::CASES, sources::CASES];
+    let families = [
+        layers::CASES,
+        norms::CASES,
+        pointwise::CASES,
+        selection::CASES,
+        movement::CASES,
+        sources::CASES,
+        recurrent::CASES,
+        attention::CASES,
+        einsum::CASES,
+        scattering::CASES,
+        positions::CASES,
+        regions::CASES,
+        integers::CASES,
+    ];
     families.concat().iter().flat_map(|&(names, case)| names.iter().map(move |&n| (n, case))).collect()
 }
 

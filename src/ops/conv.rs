@@ -81,7 +81,7 @@ impl Window {
     }
 }
 
-fn group(cx: &NodeCx) -> Answer<usize> {
+pub(super) fn group(cx: &NodeCx) -> Answer<usize> {
     match usize::try_from(cx.int("group", 1)) {
         Ok(g) if g > 0 => Ok(g),
         _ => refuse!("group is {}", cx.int("group", 1)),
@@ -105,7 +105,7 @@ fn pin_runtime_weight(r: &mut Relate, axis: usize) {
     }
 }
 
-fn spatial(dims: &[usize]) -> f64 {
+pub(super) fn spatial(dims: &[usize]) -> f64 {
     dims.iter().skip(2).map(|&d| d as f64).product()
 }
 

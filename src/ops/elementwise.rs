@@ -50,6 +50,7 @@ pub(super) const UNARY: &[&str] = &[
     "IsInf",
     "Cast",
     "CastLike",
+    "BitCast",
     "Identity",
     "Clip",
     "Shrink",
@@ -80,6 +81,7 @@ pub(super) const BROADCAST: &[&str] = &[
     "BitwiseAnd",
     "BitwiseOr",
     "BitwiseXor",
+    "SwiGLU",
 ];
 pub(super) const QUANTIZE: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
 

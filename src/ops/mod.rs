@@ -6,11 +6,14 @@
 //! An operator without a rule pins every axis that it touches.
 
 pub mod activation;
+pub mod attention;
 pub mod build;
 pub mod chain;
 pub mod computed;
 pub mod conv;
 pub mod cx;
+pub mod deform;
+pub mod einsum;
 pub mod elementwise;
 pub mod expect;
 pub mod linear;
@@ -20,11 +23,18 @@ pub mod norm;
 pub mod patch;
 pub mod policy;
 pub mod pool;
+pub mod positions;
+pub mod quantized;
+pub mod random;
+pub mod recurrent;
 pub mod reduce;
+pub mod regions;
 pub mod relate;
 pub mod reshape;
 pub mod resize;
+pub mod scatter;
 pub mod select;
+pub mod spectral;
 
 pub use activation::Activation;
 pub use cx::{Answer, NodeCx, Refusal};
@@ -118,6 +128,36 @@ pub static RULES: &[(&[&str], &dyn OpRule)] = &[
     (misc::CONSTANT, &misc::Constant),
     (misc::CONSTANT_OF_SHAPE, &misc::ConstantOfShape),
     (misc::RANGE, &misc::Range),
+    (recurrent::RECURRENT, &recurrent::Recurrent),
+    (attention::ATTENTION, &attention::Attention),
+    (attention::ROTARY, &attention::RotaryEmbedding),
+    (einsum::EINSUM, &einsum::Einsum),
+    (deform::DEFORM_CONV, &deform::DeformConv),
+    (scatter::GATHER_ELEMENTS, &scatter::GatherElements),
+    (scatter::GATHER_ND, &scatter::GatherNd),
+    (scatter::SCATTER_ELEMENTS, &scatter::ScatterElements),
+    (scatter::SCATTER_ND, &scatter::ScatterNd),
+    (scatter::TENSOR_SCATTER, &scatter::TensorScatter),
+    (positions::TOP_K, &positions::TopK),
+    (positions::REVERSE, &positions::ReverseSequence),
+    (positions::ONE_HOT, &positions::OneHot),
+    (positions::MATRIX, &positions::Matrix),
+    (positions::COMPRESS, &positions::Compress),
+    (positions::FOUND, &positions::Found),
+    (positions::CENTER, &positions::CenterCropPad),
+    (regions::ROI, &regions::Roi),
+    (regions::GRID_SAMPLE, &regions::GridSample),
+    (regions::AFFINE_GRID, &regions::AffineGrid),
+    (regions::COL2IM, &regions::Col2Im),
+    (regions::MAX_UNPOOL, &regions::MaxUnpool),
+    (random::RANDOM, &random::Random),
+    (random::RANDOM_LIKE, &random::RandomLike),
+    (quantized::INTEGER_CONV, &quantized::IntegerConv),
+    (quantized::INTEGER_MATMUL, &quantized::IntegerMatMul),
+    (quantized::DYNAMIC_QUANTIZE, &quantized::DynamicQuantize),
+    (spectral::DFT, &spectral::Dft),
+    (spectral::STFT, &spectral::Stft),
+    (spectral::WINDOW, &spectral::SpectralWindow),
 ];
 
 /// The rule of an operator of the default domain.

@@ -19,13 +19,13 @@ pub(super) const REDUCE: &[&str] = &[
     "ReduceSumSquare",
 ];
 pub(super) const ARG: &[&str] = &["ArgMax", "ArgMin"];
-pub(super) const CUMSUM: &[&str] = &["CumSum"];
+pub(super) const CUMSUM: &[&str] = &["CumSum", "CumProd"];
 
 /// `Reduce*`.
 pub struct Reduce;
 /// `ArgMax`, `ArgMin`.
 pub struct Arg;
-/// Running sum along an axis.
+/// Running sum or product along an axis.
 pub struct CumSum;
 
 fn reduced(cx: &NodeCx) -> Answer<Vec<usize>> {
@@ -157,8 +157,8 @@ impl OpRule for CumSum {
         let axis = norm_axis(axis.first().copied().unwrap_or(0), r.cx.rank(0)?)?;
         for a in 0..r.cx.rank(0)? {
             if a == axis {
-                r.pin(In(0, a), "a running sum goes along this axis");
-                r.pin(Out(0, a), "a running sum goes along this axis");
+                r.pin(In(0, a), "a running total goes along this axis");
+                r.pin(Out(0, a), "a running total goes along this axis");
             } else {
                 r.tie(In(0, a), Out(0, a))?;
             }

@@ -9,7 +9,7 @@ use onnx_prune::onnx::tensor;
 use prost::Message;
 
 /// Nothing of the model may leave, and `op` is named with a reason that contains `why`.
-fn held(name: &str, op: &str, why: &str, build: impl Fn(&mut Build)) {
+pub fn held(name: &str, op: &str, why: &str, build: impl Fn(&mut Build)) {
     for seed in 0..4 {
         let mut b = Build::new(seed);
         build(&mut b);
@@ -21,7 +21,7 @@ fn held(name: &str, op: &str, why: &str, build: impl Fn(&mut Build)) {
 }
 
 /// Whatever leaves, the result equals the twin.
-fn sound(name: &str, build: impl Fn(&mut Build)) {
+pub fn sound(name: &str, build: impl Fn(&mut Build)) {
     for seed in 0..8 {
         let mut b = Build::new(seed);
         build(&mut b);
@@ -70,7 +70,7 @@ fn indices_of_run_time() {
         let y = b.op("Gather", &[&x, &ids], &[("axis", A::I(1))]);
         b.output(&y);
     });
-    held("gather elements", "GatherElements", "no rule", |b| {
+    held("gather elements", "GatherElements", "positions", |b| {
         b.dynamic = false;
         let x = b.channels(&[2, 6], 1);
         let ids = b.init(tensor::from_i64("", &[2, 2], &[0, 1, 5, 4]));

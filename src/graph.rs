@@ -1,6 +1,7 @@
 //! The read-only petgraph view of a model: nodes, values, and edges that carry the value and its slots.
 
 use crate::error::{Error, Result};
+use crate::flat::{Scopes, captured_names};
 use crate::onnx::Model;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -41,6 +42,19 @@ pub struct Value {
     pub is_output: bool,
     /// A subgraph of this node captures it by name.
     pub captured_by: Option<NodeId>,
+    /// It is an input or output of a subgraph of this node.
+    pub end_of: Option<NodeId>,
+}
+
+/// A subgraph that has been [lifted](crate::flat) into the graph.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// The node that runs it.
+    pub owner: NodeId,
+    /// Its inputs.
+    pub inputs: Vec<ValueId>,
+    /// Its outputs.
+    pub outputs: Vec<ValueId>,
 }
 
 /// A node with its names resolved.
@@ -77,6 +91,8 @@ pub struct Graph<'m> {
     pub order: Vec<NodeId>,
     /// petgraph's view: node weights are [`NodeId`]s.
     pub dag: DiGraph<NodeId, Edge>,
+    /// Lifted subgraphs, those of one node in the order of its attributes.
+    pub bodies: Vec<Body>,
     by_name: HashMap<&'m str, ValueId>,
 }
 
@@ -95,10 +111,14 @@ impl<'m> Graph<'m> {
             values: Vec::new(),
             order: Vec::with_capacity(proto.node.len()),
             dag: DiGraph::with_capacity(proto.node.len(), proto.node.len() * 2),
+            bodies: Vec::new(),
             by_name: HashMap::with_capacity(proto.node.len() + proto.initializer.len()),
         };
         g.declare_values().map_err(fail)?;
         g.connect().map_err(fail)?;
+        if let Some(scopes) = &model.scopes {
+            g.enclose(scopes);
+        }
         g.sort().map_err(fail)?;
         Ok(g)
     }
@@ -119,6 +139,7 @@ impl<'m> Graph<'m> {
             readers: Vec::new(),
             is_output: false,
             captured_by: None,
+            end_of: None,
         });
         Ok(id)
     }
@@ -201,6 +222,48 @@ impl<'m> Graph<'m> {
             self.values[v.0 as usize].is_output = true;
         }
         Ok(())
+    }
+
+    /// Marks what crosses the borders of lifted subgraphs.
+    fn enclose(&mut self, scopes: &Scopes) {
+        let (bodies, inside) = (scopes.bodies(), scopes.body_of());
+        let mut from_input: HashMap<ValueId, usize> = HashMap::new();
+        for (k, b) in bodies.iter().enumerate() {
+            let ids = |names: &[&str]| names.iter().filter_map(|n| self.find(n)).collect::<Vec<_>>();
+            let (inputs, outputs) = (ids(&b.inputs), ids(&b.outputs));
+            from_input.extend(inputs.iter().map(|&v| (v, k)));
+            for &v in inputs.iter().chain(&outputs) {
+                self.values[v.0 as usize].end_of.get_or_insert(b.owner);
+            }
+            self.bodies.push(Body { owner: b.owner, inputs, outputs });
+        }
+        let mut reads: Vec<(ValueId, Option<usize>)> = Vec::new();
+        for (node, at) in self.nodes.iter().zip(&inside) {
+            reads.extend(node.inputs.iter().flatten().map(|&v| (v, *at)));
+        }
+        for (k, b) in self.bodies.iter().enumerate() {
+            reads.extend(b.outputs.iter().map(|&v| (v, Some(k))));
+        }
+        for (v, mut at) in reads {
+            let home = match self.value(v).origin {
+                Origin::Node(n, _) => inside.get(n.0 as usize).copied().flatten(),
+                _ => from_input.get(&v).copied(),
+            };
+            let constant = self.constant(v).is_some();
+            while at != home {
+                let Some(b) = at.and_then(|k| bodies.get(k)) else { break };
+                // The node runs after everything that its body reads.
+                self.edge(v, b.owner, usize::MAX);
+                at = b.parent;
+                if at == home && !constant {
+                    self.values[v.0 as usize].captured_by.get_or_insert(b.owner);
+                }
+            }
+        }
+        for k in 0..self.bodies.len() {
+            let Body { owner, outputs, .. } = self.bodies[k].clone();
+            outputs.into_iter().for_each(|v| self.edge(v, owner, usize::MAX));
+        }
     }
 
     fn read(&mut self, value: ValueId, node: NodeId, slot: usize) {
@@ -328,33 +391,4 @@ pub fn is_default_domain(domain: &str) -> bool {
 /// The attribute of this name.
 pub fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
     node.attribute.iter().find(|a| a.name() == name)
-}
-
-/// Outer names that the node's subgraphs read.
-fn captured_names(node: &NodeProto) -> Vec<&str> {
-    let mut free = Vec::new();
-    for a in &node.attribute {
-        for g in a.g.iter().chain(&a.graphs) {
-            free_names(g, &mut free);
-        }
-    }
-    let mut seen = HashSet::new();
-    free.retain(|n| seen.insert(*n));
-    free
-}
-
-fn free_names<'a>(g: &'a GraphProto, free: &mut Vec<&'a str>) {
-    let mut bound: HashSet<&str> = g.input.iter().map(|v| v.name()).collect();
-    bound.extend(g.initializer.iter().map(|t| t.name()));
-    bound.extend(g.sparse_initializer.iter().filter_map(|t| t.values.as_ref()).map(|t| t.name()));
-    let mut inner = Vec::new();
-    for n in &g.node {
-        inner.extend(n.input.iter().map(String::as_str));
-        inner.extend(captured_names(n));
-    }
-    for n in &g.node {
-        bound.extend(n.output.iter().map(String::as_str));
-    }
-    inner.extend(g.output.iter().map(|v| v.name()));
-    free.extend(inner.into_iter().filter(|n| !n.is_empty() && !bound.contains(n)));
 }

@@ -7,6 +7,7 @@
 //! | stage | module |
 //! |---|---|
 //! | reading and writing ONNX | [`onnx`] |
+//! | control flow and functions as one flat graph | [`flat`] |
 //! | the petgraph view | [`graph`] |
 //! | shapes and folded shape arithmetic | [`canon`] |
 //! | what an operator ties together | [`ops`] |
@@ -39,6 +40,7 @@
 pub mod canon;
 pub mod channels;
 pub mod error;
+pub mod flat;
 pub mod graph;
 pub mod inspect;
 pub mod onnx;

@@ -7,7 +7,7 @@ pub mod fold;
 pub mod shuffle;
 pub mod val;
 
-use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
+use crate::graph::{Body, Graph, NodeId, Origin, ValueId, attribute, is_default_domain};
 use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension::Value as DimValue, type_proto::Value as TypeValue};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override, RUN_TIME};
@@ -136,13 +136,18 @@ fn lane(graph: &Graph, opset: i64, index: usize) -> (Lane, Vec<Option<Refusal>>)
         let cx = NodeCx { graph, id, node: graph.node(id), opset, lane: &lane, overrides: &[] };
         let (shapes, refusal) = match infer(&cx) {
             Ok(s) => (s, None),
+            Err(_) if graph.bodies.iter().any(|b| b.owner == id) => {
+                let why = "what enters and leaves its subgraphs stays whole";
+                (vec![], Some(blame(graph, &lane, &mut blamed, id, Refusal(why.into()))))
+            }
             Err(r) => (vec![], Some(blame(graph, &lane, &mut blamed, id, r))),
         };
         refusals[id.0 as usize] = refusal;
         let outputs = &graph.nodes[id.0 as usize].outputs;
         for (slot, out) in outputs.iter().enumerate() {
             let Some(v) = *out else { continue };
-            lane.shapes[v.0 as usize] = shapes.get(slot).cloned().flatten().or_else(|| {
+            let inner = || of_bodies(graph, &lane, id, slot);
+            lane.shapes[v.0 as usize] = shapes.get(slot).cloned().flatten().or_else(inner).or_else(|| {
                 // The file's own word, for operators without a rule.
                 infos.get(graph.value(v).name.as_str()).and_then(|t| assign.known(t))
             });
@@ -156,6 +161,33 @@ fn lane(graph: &Graph, opset: i64, index: usize) -> (Lane, Vec<Option<Refusal>>)
         }
     }
     (lane, refusals)
+}
+
+/// What the lifted bodies of a node tell about its output: all branches of an `If` give the same shape; a value that a
+/// `Loop` or `Scan` carries leaves the body as it entered the node.
+fn of_bodies(graph: &Graph, lane: &Lane, id: NodeId, slot: usize) -> Option<Vec<usize>> {
+    let mut bodies = graph.bodies.iter().filter(|b| b.owner == id);
+    let shape = |v: ValueId| lane.shapes[v.0 as usize].as_ref();
+    let first = bodies.next()?;
+    let node = graph.node(id);
+    let (carried, before, at) = match node.op_type() {
+        "If" => {
+            let made = shape(*first.outputs.get(slot)?)?;
+            let agrees = |b: &Body| b.outputs.get(slot).and_then(|&v| shape(v)) == Some(made);
+            return bodies.all(agrees).then(|| made.clone());
+        }
+        // The body takes and gives a condition as well; the node takes a number of turns before it.
+        "Loop" => (first.inputs.len().checked_sub(2)?, 2, slot + 1),
+        "Scan" => {
+            let scanned = attribute(node, "num_scan_inputs").and_then(|a| a.i);
+            let scanned = scanned.and_then(|n| usize::try_from(n).ok())?;
+            (first.inputs.len().checked_sub(scanned)?, 0, slot)
+        }
+        _ => return None,
+    };
+    let made = shape(*first.outputs.get(at)?)?;
+    let entered = shape(graph.input(id, slot.checked_add(before)?)?)?;
+    (slot < carried && made == entered).then(|| made.clone())
 }
 
 /// Names the node where shapes were lost, not the one that misses them.

@@ -73,7 +73,8 @@ pub fn build(a: &Analysis) -> Tensors {
             readers.push(Reader { value: v, node, slot, fold, weight });
         }
         if value.is_output {
-            exposed.insert(source, (None, format!("graph output {:?}", value.name)));
+            let graph = if value.end_of.is_some() { "subgraph" } else { "graph" };
+            exposed.insert(source, (value.end_of, format!("{graph} output {:?}", value.name)));
         } else if let Some(n) = value.captured_by {
             exposed.insert(source, (Some(n), "a subgraph reads it".into()));
         }

@@ -112,11 +112,12 @@ impl Tracer<'_> {
         for (i, v) in self.a.graph.values.iter().enumerate() {
             let id = ValueId(i as u32);
             let Some(&t) = self.t.by_value.get(&id) else { continue };
+            let graph = if v.end_of.is_some() { "subgraph" } else { "graph" };
             if matches!(v.origin, Origin::Input(_)) {
-                self.pin_tensor(t, None, &format!("graph input {:?}", v.name));
+                self.pin_tensor(t, v.end_of, &format!("{graph} input {:?}", v.name));
             }
             if v.is_output {
-                self.pin_tensor(t, None, &format!("graph output {:?}", v.name));
+                self.pin_tensor(t, v.end_of, &format!("{graph} output {:?}", v.name));
             }
             if matches!(v.origin, Origin::Sparse) {
                 self.pin_tensor(t, None, "a sparse initializer");

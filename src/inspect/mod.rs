@@ -9,6 +9,7 @@ pub mod why;
 
 use crate::channels::{AxisId, Channels, Pin, Role};
 use crate::error::Result;
+use crate::flat::flatten;
 use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::Model;
 use crate::onnx::proto::{TypeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Dim, type_proto};
@@ -61,7 +62,8 @@ pub struct ModelInspection {
     pub prunable_macs: f64,
     /// Channels in all groups.
     pub prunable_channels: usize,
-    /// Nodes of the main graph by operator; operators of other domains as `domain:Op`.
+    /// Nodes by operator, with those of subgraphs, and a function's nodes in place of each of its calls; operators of other
+    /// domains as `domain:Op`.
     pub ops: BTreeMap<String, usize>,
     /// How often each kind of chain occurs, such as `Conv→BN→Relu`.
     pub chain_kinds: BTreeMap<String, usize>,
@@ -187,7 +189,8 @@ pub fn inspect<'m>(models: impl IntoIterator<Item = &'m Model>) -> Result<Inspec
 }
 
 fn one(model: &Model) -> Result<ModelInspection> {
-    let graph = Graph::new(model)?;
+    let flat = flatten(model)?;
+    let graph = Graph::new(&flat)?;
     let t = analyse(&graph)?;
     let ch = &t.trace.channels;
     let chains = chains(&t);
@@ -206,7 +209,7 @@ fn one(model: &Model) -> Result<ModelInspection> {
         path: model.path.display().to_string(),
         bytes: model.bytes_on_disk,
         ir_version: proto.ir_version(),
-        opset: model.opset(),
+        opset: flat.opset(),
         domains: proto
             .opset_import
             .iter()
@@ -214,8 +217,8 @@ fn one(model: &Model) -> Result<ModelInspection> {
             .map(|o| (o.domain().to_owned(), o.version()))
             .collect(),
         producer: format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned(),
-        inputs: graph.proto.input.iter().filter(fed).map(interface).collect(),
-        outputs: graph.proto.output.iter().map(interface).collect(),
+        inputs: proto.graph.iter().flat_map(|g| &g.input).filter(fed).map(interface).collect(),
+        outputs: proto.graph.iter().flat_map(|g| &g.output).map(interface).collect(),
         params: count_params(model),
         macs: plan::macs(ch, &[]).round() as u64,
         prunable_macs: prunable_macs(ch),
@@ -226,7 +229,7 @@ fn one(model: &Model) -> Result<ModelInspection> {
         groups: groups(&graph, ch),
         pinned_by: summarise(&ch.pins),
         pins: ch.pins.clone(),
-        graph: drawing(&t),
+        graph: drawing(&t, &proto.graph.iter().flat_map(|g| &g.output).map(|v| v.name()).collect()),
     })
 }
 
@@ -321,7 +324,7 @@ fn groups(graph: &Graph, ch: &Channels) -> Vec<GroupInspection> {
     groups.collect()
 }
 
-fn drawing(t: &Traced) -> Drawing {
+fn drawing(t: &Traced, model_outputs: &BTreeSet<&str>) -> Drawing {
     let g = t.analysis.graph;
     let ch = &t.trace.channels;
     let mut made: BTreeMap<ValueId, BTreeSet<usize>> = BTreeMap::new();
@@ -347,18 +350,25 @@ fn drawing(t: &Traced) -> Drawing {
         let shape = shape_text(t, id);
         let from = match v.origin {
             Origin::Node(n, _) => n.0 as usize,
-            Origin::Input(_) => {
-                nodes.push(interface_node("input", &v.name));
-                nodes.len() - 1
-            }
+            Origin::Input(_) => match v.end_of {
+                Some(owner) => owner.0 as usize,
+                None => {
+                    nodes.push(interface_node("input", &v.name));
+                    nodes.len() - 1
+                }
+            },
             // Parameters would hide the network.
             Origin::Initializer(_) | Origin::Sparse => continue,
         };
         let mut to: Vec<usize> = v.readers.iter().map(|(n, _)| n.0 as usize).collect();
         to.extend(v.captured_by.map(|n| n.0 as usize));
-        if v.is_output {
+        if v.is_output && model_outputs.contains(v.name.as_str()) {
             nodes.push(interface_node("output", &v.name));
             to.push(nodes.len() - 1);
+        }
+        if v.is_output {
+            // What a subgraph hands to its node.
+            to.extend(v.end_of.map(|n| n.0 as usize).filter(|&n| n != from));
         }
         edges.extend(to.into_iter().map(|to| DrawnEdge { from, to, shape: shape.clone() }));
     }

@@ -5,6 +5,7 @@
 
 use super::{INSPECT_SCHEMA_VERSION, prunable_macs};
 use crate::error::{Error, Result};
+use crate::flat::flatten;
 use crate::graph::Graph;
 use crate::onnx;
 use crate::plan::Budget;
@@ -118,7 +119,8 @@ fn fill(row: &mut ModelSummary, path: &Path, options: &Options, start: Instant) 
     let model = onnx::load(path)?;
     let read = start.elapsed().as_secs_f64() * 1e3;
     {
-        let graph = Graph::new(&model)?;
+        let flat = flatten(&model)?;
+        let graph = Graph::new(&flat)?;
         row.nodes = graph.nodes.len();
         row.prunable_macs = prunable_macs(&analyse(&graph)?.trace.channels);
     }

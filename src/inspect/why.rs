@@ -4,6 +4,7 @@ use super::INSPECT_SCHEMA_VERSION;
 use crate::canon::Analysis;
 use crate::channels::why::{AxisWhy, Part, why};
 use crate::error::{Error, Result};
+use crate::flat::flatten;
 use crate::graph::{Graph, NodeId};
 use crate::onnx::Model;
 use crate::prune::{Traced, analyse};
@@ -74,7 +75,8 @@ pub struct WhyHeld {
 /// # Errors
 /// [`Error::Usage`] when no node has the name (near ones are suggested), and as [`analyse`].
 pub fn explain(model: &Model, name: &str) -> Result<Why> {
-    let graph = Graph::new(model)?;
+    let flat = flatten(model)?;
+    let graph = Graph::new(&flat)?;
     let t = analyse(&graph)?;
     let node = find(&graph, name)?;
     let axes = why(&t.analysis, node)?;

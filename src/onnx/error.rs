@@ -59,6 +59,9 @@ pub enum OnnxError {
         /// What was expected and found.
         reason: String,
     },
+    /// The model was flattened for analysis and cannot be written.
+    #[error("the model is flattened for analysis and does not compute what it should")]
+    Flat,
     /// A single protobuf message cannot be that large.
     #[error("the model takes {bytes} bytes in one piece, more than the 2 GiB a protobuf file may have")]
     TooLarge {

@@ -30,6 +30,7 @@ pub fn load(path: &Path) -> Result<Model, OnnxError> {
         source,
         pages,
         sha256: OnceLock::new(),
+        scopes: None,
     })
 }
 
@@ -42,7 +43,16 @@ pub fn from_bytes(bytes: impl Into<Bytes>, path: impl Into<PathBuf>) -> Result<M
         false => Ok(()),
     })?;
     let bytes_on_disk = source.len() as u64;
-    Ok(Model { proto, path, bytes_on_disk, was_external: false, source, pages: None, sha256: OnceLock::new() })
+    Ok(Model {
+        proto,
+        path,
+        bytes_on_disk,
+        was_external: false,
+        source,
+        pages: None,
+        sha256: OnceLock::new(),
+        scopes: None,
+    })
 }
 
 fn decode(source: &Bytes, path: &Path) -> Result<ModelProto, OnnxError> {

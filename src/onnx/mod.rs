@@ -24,12 +24,13 @@ pub mod proto {
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use crate::flat::Scopes;
 pub use error::OnnxError;
 pub use load::{from_bytes, load};
 pub use save::{SaveOptions, save};
@@ -50,6 +51,8 @@ pub struct Model {
     /// The mapped main file.
     pages: Option<load::Pages>,
     sha256: OnceLock<String>,
+    /// How to put back what was [flattened](crate::flat).
+    pub(crate) scopes: Option<Arc<Scopes>>,
 }
 
 impl Model {
@@ -70,6 +73,7 @@ impl Model {
             source: Bytes::new(),
             pages: None,
             sha256: OnceLock::new(),
+            scopes: None,
         }
     }
 
@@ -78,6 +82,11 @@ impl Model {
         let pages = self.pages.clone();
         let was_external = self.was_external;
         Self { was_external, pages, ..Self::from_proto(proto, self.path.clone()) }
+    }
+
+    /// The same as a flat model.
+    pub(crate) fn scoped(self, scopes: Option<Arc<Scopes>>) -> Self {
+        Self { scopes, ..self }
     }
 
     /// Lets go of the mapped file's pages in memory; tensor data is paged in again when it is next looked at. Keeps a run
@@ -111,8 +120,14 @@ impl Model {
         self.sha256.get_or_init(hash).clone()
     }
 
+    /// A flat model has lost its subgraphs.
+    fn check_whole(&self) -> Result<(), OnnxError> {
+        if self.scopes.is_some() { Err(OnnxError::Flat) } else { Ok(()) }
+    }
+
     /// The whole model as one self-contained file, external data included. An error above 2 GiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, OnnxError> {
+        self.check_whole()?;
         let mut inlined = None;
         if self.was_external {
             let mut proto = self.proto.clone();

@@ -38,6 +38,7 @@ pub fn save(model: &Model, out: &Path, opts: &SaveOptions) -> Result<u64, OnnxEr
 }
 
 fn save_limited(model: &Model, out: &Path, opts: &SaveOptions, limit: usize) -> Result<u64, OnnxError> {
+    model.check_whole()?;
     check_target(out)?;
     let mut marked = Vec::new();
     tensors(&model.proto, &mut |t| {

@@ -1,22 +1,32 @@
 //! The report's figures.
 
 use super::{DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, tensor};
 use crate::plan::{Budget, Decision};
 use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, VerifyReport};
 use crate::score::Scores;
 use std::collections::BTreeMap;
 
-/// Elements of all floating-point constants with at least one axis, as the file holds them.
+/// Elements of all floating-point constants with at least one axis, as the file holds them, subgraphs and functions
+/// included.
 pub fn count_params(model: &Model) -> u64 {
-    let Some(g) = &model.proto.graph else { return 0 };
-    let attrs = g.node.iter().flat_map(|n| &n.attribute).filter_map(|a| a.t.as_ref());
-    g.initializer
-        .iter()
-        .chain(attrs)
-        .filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty())
-        .filter_map(|t| tensor::numel(t).ok())
-        .fold(0, |all, n| all.saturating_add(n as u64))
+    fn of_nodes(nodes: &[NodeProto]) -> u64 {
+        let attributes = nodes.iter().flat_map(|n| &n.attribute);
+        sum(attributes.map(|a| of_tensors(&a.t).saturating_add(sum(a.g.iter().chain(&a.graphs).map(of_graph)))))
+    }
+    fn of_graph(g: &GraphProto) -> u64 {
+        of_tensors(&g.initializer).saturating_add(of_nodes(&g.node))
+    }
+    fn of_tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorProto>) -> u64 {
+        let params = tensors.into_iter().filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty());
+        sum(params.filter_map(|t| tensor::numel(t).ok()).map(|n| n as u64))
+    }
+    fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+        counts.fold(0, u64::saturating_add)
+    }
+    let functions = sum(model.proto.functions.iter().map(|f| of_nodes(&f.node)));
+    model.proto.graph.as_ref().map_or(0, of_graph).saturating_add(functions)
 }
 
 fn requested(budget: &Budget) -> f64 {
@@ -54,14 +64,14 @@ pub(super) fn new_report(
         tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
         original: ModelFigures {
             path,
-            opset: model.opset(),
+            opset: t.analysis.opset,
             params: count_params(model),
             macs: d.reached.macs_before.round() as u64,
             bytes: model.bytes_on_disk,
         },
         pruned: ModelFigures {
             path: String::new(),
-            opset: model.opset(),
+            opset: t.analysis.opset,
             params: d.reached.params_after.round() as u64,
             macs: d.reached.macs_after.round() as u64,
             bytes: 0,

@@ -45,7 +45,7 @@ pub fn fold_weights(t: &Traced) -> Result<Option<Model>> {
             edit.add_input(node, slot, values.clone(), &format!("{name}.folded"));
         }
     }
-    Ok(Some(edit.finish()))
+    edit.finish().map(Some)
 }
 
 /// A tensor of the weight's element type: that of the first floating-point constant behind it.

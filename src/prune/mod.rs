@@ -11,6 +11,7 @@ pub use grouped::Grouped;
 use crate::canon::{self, Analysis};
 use crate::channels::{Channels, Trace, trace};
 use crate::error::{Error, Result};
+use crate::flat::flatten;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{Model, tensor};
 use crate::ops::{self, Policy};
@@ -178,14 +179,15 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     let mut clock = Clock::default();
     progress("trace");
     let fold = options.plan.as_ref().map_or(options.policy.fold_weights, |p| p.policy.fold_weights);
+    let flat = clock.time("graph", || flatten(model))?;
     let folded = if fold {
-        let graph = clock.time("graph", || Graph::new(model))?;
+        let graph = clock.time("graph", || Graph::new(&flat))?;
         clock.time("fold weights", || fold_weights::fold_weights(&analyse(&graph)?))?
     } else {
         None
     };
     let source = model;
-    let model = folded.as_ref().unwrap_or(source);
+    let model: &Model = folded.as_ref().unwrap_or(&flat);
     let graph = clock.time("graph", || Graph::new(model))?;
     let (t, decision, scores, notes) = match &options.plan {
         Some(file) => {

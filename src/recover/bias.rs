@@ -101,7 +101,7 @@ pub fn absorb(t: &Traced, removed: &[Vec<usize>], mode: Recover) -> Result<(Mode
         expected_channels: count(Kind::Expected),
         skipped_channels: count(Kind::Skipped),
     };
-    Ok((edit.finish(), report))
+    Ok((edit.finish()?, report))
 }
 
 /// How well a channel is known, best first; its worst consumer counts.

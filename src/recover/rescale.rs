@@ -57,7 +57,7 @@ pub fn rescale(t: &Traced, removed: &[Vec<usize>]) -> Result<Model> {
             Repair::Normalised => edit.scale_output(a.node, 0, e.sqrt(), &like)?,
         }
     }
-    Ok(edit.finish())
+    edit.finish()
 }
 
 /// Energy per channel, from the weights that make it.

@@ -2,6 +2,7 @@
 
 use super::Names;
 use crate::canon::Analysis;
+use crate::flat::Came;
 use crate::graph::{NodeId, Origin, ValueId, attribute};
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
 use crate::onnx::proto::{
@@ -110,9 +111,10 @@ impl Editor {
     }
 
     /// Puts the new model together.
-    pub fn finish(self, a: &Analysis) -> ModelProto {
+    pub fn finish(self, a: &Analysis) -> Edited {
         let Editor { mut proto, replaced, added, mut before, mut after, dropped, .. } = self;
-        let Some(g) = &mut proto.graph else { return proto };
+        let Some(g) = &mut proto.graph else { return Edited { proto, came: Vec::new() } };
+        let mut came: Vec<Came> = (0..g.node.len()).map(Came::From).collect();
         for (v, tensor) in replaced {
             match a.graph.value(v).origin {
                 Origin::Initializer(i) => {
@@ -139,18 +141,29 @@ impl Editor {
         g.initializer.extend(added);
         if !before.is_empty() || !after.is_empty() || !dropped.is_empty() {
             let old = std::mem::take(&mut g.node);
+            came.clear();
             for (i, node) in old.into_iter().enumerate() {
                 let id = NodeId(i as u32);
                 g.node.extend(before.remove(&id).unwrap_or_default());
+                came.resize(g.node.len(), Came::Beside(i));
                 if !dropped.contains(&id) {
                     g.node.push(node);
+                    came.push(Came::From(i));
                 }
                 g.node.extend(after.remove(&id).unwrap_or_default());
+                came.resize(g.node.len(), Came::Beside(i));
             }
         }
-        drop_orphans(a, &mut proto);
-        proto
+        drop_orphans(a, &mut proto, &mut came);
+        Edited { proto, came }
     }
+}
+
+/// What an editor made.
+pub(crate) struct Edited {
+    pub proto: ModelProto,
+    /// Where each node comes from.
+    pub came: Vec<Came>,
 }
 
 /// The input declaration of a constant.
@@ -166,7 +179,7 @@ fn declaration(t: &TensorProto) -> ValueInfoProto {
 }
 
 /// Removes constants, and nodes that pass constants on or compute sizes, that had readers before and have none now.
-fn drop_orphans(a: &Analysis, proto: &mut ModelProto) {
+fn drop_orphans(a: &Analysis, proto: &mut ModelProto, came: &mut Vec<Came>) {
     let Some(g) = &mut proto.graph else { return };
     let had_readers = |name: &str| {
         a.graph.find(name).is_some_and(|v| {
@@ -201,6 +214,7 @@ fn drop_orphans(a: &Analysis, proto: &mut ModelProto) {
         }
         for &i in doomed.iter().rev() {
             let n = g.node.remove(i);
+            came.remove(i);
             gone.extend(n.output);
         }
         g.initializer.retain(|t| !tensors.contains(t.name()));

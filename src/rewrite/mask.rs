@@ -2,7 +2,7 @@
 
 use super::constants::{place, zeroed};
 use super::edit::Editor;
-use super::{Cut, finish};
+use super::{Cut, finish, nested};
 use crate::canon::Analysis;
 use crate::channels::{TensorId, Trace};
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub fn mask(a: &Analysis, trace: &Trace, removed: &[Vec<usize>]) -> Result<Model
         place(&cut, &mut ed, trace.channels.tensor(id), tensor);
     }
     let nothing: Vec<Vec<usize>> = vec![Vec::new(); removed.len()];
-    Ok(finish(&Cut { a, trace, removed: &nothing }, ed.finish(a)))
+    nested(finish(&Cut { a, trace, removed: &nothing }, ed.finish(a))?)
 }
 
 /// Multiplies an operand that is computed at run time with zeros and ones.

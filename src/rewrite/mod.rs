@@ -13,20 +13,22 @@ pub use mask::mask;
 use crate::canon::{Analysis, shuffle::Shuffle};
 use crate::channels::{AxisId, Tensor, TensorId, Trace};
 use crate::error::{Error, Result};
+use crate::flat::unflatten;
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::Model;
 use crate::onnx::proto::{
-    ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
+    NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as DimValue, type_proto,
 };
 use crate::onnx::tensor;
 use crate::ops::{Loc, build};
-use edit::Editor;
+use edit::{Edited, Editor};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Writes the model without the removed indices.
 ///
 /// `removed[axis]` lists, for every tracked axis of the trace, the indices that leave, ascending. Nothing removed gives
-/// back an equal model.
+/// back an equal model. A [flattened](crate::flat) model comes back with its subgraphs and functions.
 ///
 /// # Errors
 /// [`Error::Internal`] when an operator's obligation cannot be met or a shape comes out differently than planned.
@@ -35,11 +37,22 @@ pub fn rewrite(a: &Analysis, trace: &Trace, removed: &[Vec<usize>]) -> Result<Mo
     let mut ed = Editor::new(a);
     constants::cut_all(&cut, &mut ed)?;
     walk::patch_nodes(&cut, &mut ed)?;
-    let proto = ed.finish(a);
-    Ok(finish(&cut, proto))
+    nested(finish(&cut, ed.finish(a))?)
 }
 
-fn finish(cut: &Cut, mut proto: ModelProto) -> Model {
+/// The model with its subgraphs and functions again.
+fn nested(mut model: Model) -> Result<Model> {
+    match model.scopes.take() {
+        None => Ok(model),
+        Some(scopes) => {
+            let flat = std::mem::take(&mut model.proto);
+            Ok(model.derive(unflatten(flat, &scopes)?))
+        }
+    }
+}
+
+/// Corrects declared shapes. What was flat is still flat.
+fn finish(cut: &Cut, Edited { mut proto, came }: Edited) -> Result<Model> {
     if let Some(g) = &mut proto.graph {
         let inside: Vec<ValueId> = cut
             .a
@@ -53,7 +66,11 @@ fn finish(cut: &Cut, mut proto: ModelProto) -> Model {
             cut.shrink_info(info);
         }
     }
-    cut.a.graph.model.derive(proto)
+    let scopes = match (&cut.a.graph.model.scopes, &proto.graph) {
+        (Some(scopes), Some(after)) => Some(Arc::new(scopes.settle(cut.a.graph.proto, after, &came)?)),
+        _ => None,
+    };
+    Ok(cut.a.graph.model.derive(proto).scoped(scopes))
 }
 
 /// Edits to constants of a model that keeps all its channels (repairs).
@@ -96,10 +113,13 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    /// The edited model.
-    pub fn finish(self) -> Model {
-        let proto = self.ed.finish(self.cut.a);
-        finish(&self.cut, proto)
+    /// The edited model; flat if the analysed one was.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a subgraph has lost its node.
+    pub fn finish(self) -> Result<Model> {
+        let edited = self.ed.finish(self.cut.a);
+        finish(&self.cut, edited)
     }
 }
 
@@ -189,6 +209,7 @@ impl Names {
         let g = a.graph;
         let mut all: HashMap<String, ()> = g.values.iter().map(|v| (v.name.clone(), ())).collect();
         all.extend(g.proto.node.iter().map(|n| (n.name().to_owned(), ())));
+        all.extend(g.model.scopes.iter().flat_map(|s| s.taken()).map(|n| (n.clone(), ())));
         // Names inside subgraphs share the scope.
         fn inner(p: &crate::onnx::proto::NodeProto, all: &mut HashMap<String, ()>) {
             for g in p.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {

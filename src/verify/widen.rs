@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, TypeProto, type_proto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, type_proto};
 use crate::onnx::{Model, tensor, visit};
 
 const FLOAT: i32 = DataType::Float as i32;
@@ -46,22 +46,28 @@ pub fn widen(model: &Model) -> Result<Model> {
         Ok(())
     })?;
     if let Some(g) = &mut proto.graph {
-        g.value_info.clear();
-        for v in g.input.iter_mut().chain(&mut g.output) {
-            if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut())
-                && other_float(t.elem_type())
-            {
-                t.elem_type = Some(FLOAT);
-            }
-        }
-        g.node.iter_mut().for_each(widen_node);
+        widen_graph(g);
     }
     Ok(model.derive(proto))
+}
+
+/// Declared types, in bodies too.
+fn widen_graph(g: &mut GraphProto) {
+    g.value_info.clear();
+    for v in g.input.iter_mut().chain(&mut g.output) {
+        if let Some(type_proto::Value::TensorType(t)) = v.r#type.as_mut().and_then(|t| t.value.as_mut())
+            && other_float(t.elem_type())
+        {
+            t.elem_type = Some(FLOAT);
+        }
+    }
+    g.node.iter_mut().for_each(widen_node);
 }
 
 /// Attributes that name an element type.
 fn widen_node(node: &mut NodeProto) {
     for a in &mut node.attribute {
+        a.g.iter_mut().chain(&mut a.graphs).for_each(widen_graph);
         let names_a_type = matches!(a.name(), "to" | "dtype" | "output_dtype");
         if names_a_type && a.i.is_some_and(|v| i32::try_from(v).is_ok_and(other_float)) {
             a.i = Some(i64::from(FLOAT));

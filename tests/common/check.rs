@@ -2,6 +2,7 @@
 
 use super::{Rng, between, sample, seeded};
 use onnx_prune::channels::Channels;
+use onnx_prune::flat::{self, flatten};
 use onnx_prune::graph::Graph;
 use onnx_prune::onnx::proto::{ValueInfoProto, tensor_shape_proto, type_proto};
 use onnx_prune::onnx::{Model, SaveOptions, load, save};
@@ -50,7 +51,8 @@ pub fn check(model: &Model, seed: u64) -> Result<Checked, String> {
 
 /// The same under a policy.
 pub fn check_with(model: &Model, seed: u64, policy: &Policy) -> Result<Checked, String> {
-    let graph = Graph::new(model).map_err(|e| e.to_string())?;
+    let flat = flatten(model).map_err(|e| e.to_string())?;
+    let graph = Graph::new(&flat).map_err(|e| e.to_string())?;
     let t = prune::analyse_with(&graph, policy).map_err(|e| e.to_string())?;
     let ch = &t.trace.channels;
     let gone = random_removal(ch, &mut seeded(seed));
@@ -86,7 +88,8 @@ fn reload(model: &Model) -> Result<Model, String> {
 
 /// Every tensor has lost what the plan said, no more and no less.
 fn structure(t: &prune::Traced, removed: &[Vec<usize>], pruned: &Model) -> Result<(), String> {
-    let graph = Graph::new(pruned).map_err(|e| format!("pruned: {e}"))?;
+    let flat = flatten(pruned).map_err(|e| format!("pruned: {e}"))?;
+    let graph = Graph::new(&flat).map_err(|e| format!("pruned: {e}"))?;
     let again = prune::analyse(&graph).map_err(|e| format!("pruned: {e}"))?;
     let (a, ch) = (&t.analysis, &t.trace.channels);
     for tensor in &ch.tensors {
@@ -102,7 +105,9 @@ fn structure(t: &prune::Traced, removed: &[Vec<usize>], pruned: &Model) -> Resul
         for &(node, slot) in tensor.readers.iter().filter(|_| tensor.source.is_some()) {
             let name = a.graph.node(node).name();
             let same_op = |n: &&onnx_prune::onnx::proto::NodeProto| n.op_type() == a.graph.node(node).op_type();
-            let found = graph.proto.node.iter().find(|n| n.name() == name && !name.is_empty()).filter(same_op);
+            // A name made up of the position means another node after the cut.
+            let named = !name.is_empty() && !name.contains('#');
+            let found = graph.proto.node.iter().find(|n| n.name() == name && named).filter(same_op);
             names.extend(found.and_then(|n| n.input.get(slot).cloned()));
         }
         for name in names {
@@ -148,6 +153,8 @@ fn sizes_only(graph: &Graph, t: &onnx_prune::channels::Tensor) -> bool {
 
 fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<Option<String>, String> {
     let Some(rt) = runtime::embedded() else { return Ok(Some("no embedded runtime".into())) };
+    let whole = |m| flat::inline(m).map_err(|e| e.to_string());
+    let (twin, pruned) = (&*whole(twin)?, &*whole(pruned)?);
     let inputs = runtime::random_inputs(twin, seed, &|_, _| 2).map_err(|e| e.to_string())?;
     let expected = match rt.load(twin).and_then(|mut s| s.run(&inputs)) {
         Ok(o) => o,
@@ -166,7 +173,8 @@ fn compare(twin: &Model, pruned: &Model, seed: u64) -> Result<Option<String>, St
 
 /// The pruned model's bytes.
 pub fn prune_at_random(model: &Model, seed: u64) -> Result<Vec<u8>, String> {
-    let graph = Graph::new(model).map_err(|e| e.to_string())?;
+    let flat = flatten(model).map_err(|e| e.to_string())?;
+    let graph = Graph::new(&flat).map_err(|e| e.to_string())?;
     let t = prune::analyse(&graph).map_err(|e| e.to_string())?;
     let gone = random_removal(&t.trace.channels, &mut seeded(seed));
     let removed = plan::removed_indices(&t.trace.channels, &gone);
@@ -180,7 +188,8 @@ pub fn dump(name: &str, model: &Model, seed: u64) -> Option<()> {
     std::fs::create_dir_all(&dir).ok()?;
     let put = |part: &str, m: &Model| save(m, &dir.join(format!("{name}.{part}.onnx")), &SaveOptions::default()).ok();
     put("original", model)?;
-    let graph = Graph::new(model).ok()?;
+    let flat = flatten(model).ok()?;
+    let graph = Graph::new(&flat).ok()?;
     let t = prune::analyse(&graph).ok()?;
     let gone = random_removal(&t.trace.channels, &mut seeded(seed));
     let removed = plan::removed_indices(&t.trace.channels, &gone);

@@ -229,7 +229,8 @@ fn channels_that_a_layer_does_not_make() {
 
 #[test]
 fn what_a_subgraph_reads() {
-    held("captured weight", "If", "subgraph", |b| {
+    held("captured activation", "If", "subgraph", |b| {
+        b.dynamic = false;
         let x = b.input(&[2, 3, 4, 4]);
         let (w, bias, yes) = (b.w(&[6, 3, 1, 1]), b.w(&[6]), b.raw(DataType::Bool, &[], vec![1]));
         let y = b.op("Conv", &[&x, &w, &bias], &[]);
@@ -237,16 +238,16 @@ fn what_a_subgraph_reads() {
             name: Some(name.into()),
             node: vec![NodeProto {
                 op_type: Some(op.into()),
-                input: vec![bias.clone()],
+                input: vec![y.clone()],
                 output: vec![format!("{name}_out")],
                 ..Default::default()
             }],
-            output: vec![info(&format!("{name}_out"), DataType::Float, &[6])],
+            output: vec![info(&format!("{name}_out"), DataType::Float, &[2, 6, 4, 4])],
             ..Default::default()
         };
         let branches = [("then_branch", A::G(branch("yes", "Neg"))), ("else_branch", A::G(branch("no", "Abs")))];
         let z = b.op("If", &[&yes], &branches);
-        b.g.output.push(info(&z, DataType::Float, &[6]));
+        b.g.output.push(info(&z, DataType::Float, &[2, 6, 4, 4]));
         b.sink(&y, 1);
     });
 }

@@ -62,7 +62,7 @@ fn decorated() -> ModelProto {
     model.metadata_props = vec![pair("author", "me"), pair("", "empty key")];
     model.opset_import.push(OperatorSetIdProto { domain: Some("com.example".into()), version: Some(3) });
     model.functions = vec![FunctionProto {
-        name: Some("Frob".into()),
+        name: Some("NeverCalled".into()),
         domain: Some("com.example".into()),
         input: vec!["a".into(), "b".into()],
         output: vec!["c".into()],

@@ -18,7 +18,7 @@ pub fn of_tensor(t: &TensorProto) -> Option<Val> {
     }
     let data = tensor::to_f64(t).ok()?;
     let int32 = t.data_type() == DataType::Int32 as i32;
-    Some(Val { int32, ..Val::new(dims, data, float) })
+    Some(Val { int32, ..Val::new(dims, data, float) }).filter(Val::countable)
 }
 
 /// Contents of a `Constant` node that holds no tensor (`value_int`, `value_ints`, `value_float`, `value_floats`).
@@ -48,7 +48,7 @@ pub fn eval(cx: &NodeCx) -> Vec<Option<Val>> {
     if cx.node.op_type() == "Split" {
         return split(cx).unwrap_or_default();
     }
-    vec![first(cx)]
+    vec![first(cx).filter(Val::countable)]
 }
 
 /// The parts of a vector.

@@ -81,7 +81,7 @@ impl Assignment {
             .dim
             .iter()
             .map(|d| match &d.value {
-                Some(DimValue::DimValue(n)) if *n >= 0 => usize::try_from(*n).ok(),
+                Some(DimValue::DimValue(n)) if *n >= 0 => usize::try_from(*n).ok().filter(|&n| n <= MAX_SIZE),
                 Some(DimValue::DimParam(p)) => self.named.get(p).copied(),
                 _ => None,
             })
@@ -116,7 +116,7 @@ fn lane(graph: &Graph, opset: i64, index: usize) -> (Lane, Vec<Option<Refusal>>)
             }
             Origin::Initializer(k) => {
                 if let Some(t) = graph.proto.initializer.get(k) {
-                    lane.shapes[i] = tensor::dims(t).ok();
+                    lane.shapes[i] = tensor::dims(t).ok().filter(|d| d.iter().all(|&n| n <= MAX_SIZE));
                     lane.vals[i] = fold::of_tensor(t).map(Arc::new);
                 }
             }

@@ -36,6 +36,12 @@ impl Val {
         Val::new(vec![v.len()], v.iter().map(|&x| x as f64).collect(), false)
     }
 
+    /// Whether the shape can be counted in, an empty axis taken for one of size 1: `[0, n, n]` has no element, but strides.
+    pub fn countable(&self) -> bool {
+        let total = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
+        total.is_some_and(|n| n <= MAX_FOLD)
+    }
+
     /// Elements as integers (saturating).
     pub fn ints(&self) -> Vec<i64> {
         self.data.iter().map(|&x| x as i64).collect()

@@ -23,10 +23,11 @@ pub fn cut_all(cut: &Cut, ed: &mut Editor) -> Result<()> {
     // In batches, so that the mapped pages of what has been cut need not stay in memory.
     let mut rest = todo.as_slice();
     while !rest.is_empty() {
-        let mut bytes = 0;
+        let mut bytes = 0usize;
         let fits = rest.iter().take_while(|&&t| {
             let before = bytes;
-            bytes += cut.trace.channels.tensor(t).dims.iter().product::<usize>() * 4;
+            let size = cut.trace.channels.tensor(t).dims.iter().fold(4, |n: usize, &d| n.saturating_mul(d));
+            bytes = bytes.saturating_add(size);
             before == 0 || bytes <= BATCH_BYTES
         });
         let (batch, next) = rest.split_at(fits.count().max(1));

@@ -155,7 +155,8 @@ pub fn random_inputs(model: &Model, seed: u64, size_of: &dyn Fn(&str, usize) -> 
         }
         let dims: Vec<usize> =
             dims.iter().enumerate().map(|(axis, dim)| dim.unwrap_or_else(|| size_of(&name, axis))).collect();
-        let Some(len) = dims.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim)) else {
+        let len = dims.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim)).filter(|&n| n <= MOST_RANDOM);
+        let Some(len) = len else {
             return Err(Error::Usage(format!("input {name:?} of shape {dims:?} is too large")));
         };
         let mut noise = Noise::new(seed, &name);
@@ -178,6 +179,9 @@ pub fn random_inputs(model: &Model, seed: u64, size_of: &dyn Fn(&str, usize) -> 
     }
     Ok(inputs)
 }
+
+/// Most elements of one random input: 1 GiB of float32.
+const MOST_RANDOM: usize = 1 << 28;
 
 /// A stream of random values.
 struct Noise {

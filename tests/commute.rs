@@ -6,24 +6,28 @@ mod attention;
 #[path = "commute/bias.rs"]
 mod bias;
 mod common;
+#[path = "commute/contrib.rs"]
+mod contrib;
 #[path = "commute/einsum.rs"]
 mod einsum;
 #[path = "commute/hostile.rs"]
 mod hostile;
-#[path = "commute/integers.rs"]
-mod integers;
 #[path = "commute/layers.rs"]
 mod layers;
 #[path = "commute/movement.rs"]
 mod movement;
 #[path = "commute/must_not.rs"]
 mod must_not;
+#[path = "commute/nonsense.rs"]
+mod nonsense;
 #[path = "commute/norms.rs"]
 mod norms;
 #[path = "commute/pointwise.rs"]
 mod pointwise;
 #[path = "commute/positions.rs"]
 mod positions;
+#[path = "commute/quantized.rs"]
+mod quantized;
 #[path = "commute/recurrent.rs"]
 mod recurrent;
 #[path = "commute/regions.rs"]
@@ -76,7 +80,43 @@ const NEVER_RUN: &[(&str, &str)] = &[
     ("Compress", "tract: Compress ToTypedTranslator: Node can not be typed"),
     ("RandomNormalLike", "tract: expected attribute 'shape'"),
     ("RandomUniformLike", "tract: expected attribute 'shape'"),
+    ("com.microsoft:QLinearConv", "tract has it with the channels second, where it is the standard operator"),
+    ("com.microsoft:QGemm", NOT_IN_TRACT),
+    ("com.microsoft:MatMulIntegerToFloat", NOT_IN_TRACT),
+    ("com.microsoft:DynamicQuantizeMatMul", NOT_IN_TRACT),
+    ("com.microsoft:QLinearAdd", NOT_IN_TRACT),
+    ("com.microsoft:QLinearMul", NOT_IN_TRACT),
+    ("com.microsoft:QLinearWhere", NOT_IN_TRACT),
+    ("com.microsoft:QLinearLeakyRelu", NOT_IN_TRACT),
+    ("com.microsoft:QLinearSigmoid", NOT_IN_TRACT),
+    ("com.microsoft:QLinearGlobalAveragePool", NOT_IN_TRACT),
+    ("com.microsoft:QLinearAveragePool", NOT_IN_TRACT),
+    ("com.microsoft:NhwcMaxPool", NOT_IN_TRACT),
+    ("com.microsoft:QLinearConcat", NOT_IN_TRACT),
+    ("com.microsoft:QLinearSoftmax", NOT_IN_TRACT),
+    ("com.microsoft:FusedConv", NOT_IN_TRACT),
+    ("com.microsoft:FusedGemm", NOT_IN_TRACT),
+    ("com.microsoft:FusedMatMul", NOT_IN_TRACT),
+    ("com.microsoft:TransposeMatMul", NOT_IN_TRACT),
+    ("com.microsoft:BiasSoftmax", NOT_IN_TRACT),
+    ("com.microsoft:LayerNormalization", NOT_IN_TRACT),
+    ("com.microsoft:SimplifiedLayerNormalization", NOT_IN_TRACT),
+    ("com.microsoft:SkipSimplifiedLayerNormalization", NOT_IN_TRACT),
+    ("com.microsoft:EmbedLayerNormalization", NOT_IN_TRACT),
+    ("com.microsoft:Attention", NOT_IN_TRACT),
+    ("com.microsoft:MultiHeadAttention", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:Conv", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:MaxPool", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:AveragePool", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:GlobalMaxPool", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:GlobalAveragePool", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:Upsample", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:ReorderInput", NOT_IN_TRACT),
+    ("com.microsoft.nchwc:ReorderOutput", NOT_IN_TRACT),
 ];
+
+/// Compared with ONNX Runtime instead, from the models that `ONNX_PRUNE_DUMP_ALL` writes.
+const NOT_IN_TRACT: &str = "tract has few operators of this domain";
 
 fn cases() -> Vec<(&'static str, Gen)> {
     let families = [
@@ -92,7 +132,8 @@ fn cases() -> Vec<(&'static str, Gen)> {
         scattering::CASES,
         positions::CASES,
         regions::CASES,
-        integers::CASES,
+        quantized::CASES,
+        contrib::CASES,
     ];
     families.concat().iter().flat_map(|&(names, case)| names.iter().map(move |&n| (n, case))).collect()
 }

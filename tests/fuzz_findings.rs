@@ -9,7 +9,7 @@ use common::build::info;
 use common::{A, Build, check, dump};
 use onnx_prune::graph::Graph;
 use onnx_prune::inspect::inspect;
-use onnx_prune::onnx::proto::TensorProto;
+use onnx_prune::onnx::proto::{TensorProto, tensor_proto::DataType};
 use onnx_prune::onnx::{Model, tensor};
 use onnx_prune::prune;
 

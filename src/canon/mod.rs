@@ -207,10 +207,9 @@ fn blame(graph: &Graph, lane: &Lane, blamed: &mut HashMap<ValueId, String>, id: 
 
 /// Output shapes of a node, or why they are not known.
 pub fn infer(cx: &NodeCx) -> Result<Shapes, Refusal> {
-    let overridden =
-        cx.graph.model.proto.functions.iter().any(|f| {
-            f.name() == cx.node.op_type() && is_default_domain(f.domain()) == is_default_domain(cx.node.domain())
-        });
+    let domain = cx.node.domain();
+    let same = |d: &str| d == domain || (is_default_domain(d) && is_default_domain(domain));
+    let overridden = cx.graph.model.proto.functions.iter().any(|f| f.name() == cx.node.op_type() && same(f.domain()));
     if overridden {
         return Err(Refusal("a function of the model defines this operator".into()));
     }

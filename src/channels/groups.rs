@@ -27,7 +27,7 @@ pub fn build(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Cha
 
 fn is_weight(t: &Tensors, axis: AxisId) -> bool {
     let tensor = &t.tensors[t.axes[axis.0 as usize].tensor.0 as usize];
-    tensor.source.is_some() && tensor::is_float(tensor.elem_type)
+    tensor.source.is_some() && tensor::is_parameter(tensor.elem_type)
 }
 
 /// Free classes with an index of a weight, in the order of their first atom. Others (positions, batches) can be very many.
@@ -147,11 +147,11 @@ fn producer_axis(a: &Analysis, producers: &HashMap<NodeId, AxisId>, node: NodeId
     producers.get(&from).copied()
 }
 
-/// Elements of every floating-point constant with at least one axis, one term per tensor.
+/// Elements of every floating-point or quantised constant with at least one axis, one term per tensor.
 fn params(t: &Tensors) -> Vec<ParamTerm> {
     let mut out = Vec::new();
     for (i, tensor) in t.tensors.iter().enumerate() {
-        if tensor.source.is_none() || !tensor::is_float(tensor.elem_type) || tensor.dims.is_empty() {
+        if tensor.source.is_none() || !tensor::is_parameter(tensor.elem_type) || tensor.dims.is_empty() {
             continue;
         }
         let mut cost = Cost { constant: 1.0, axes: Vec::new() };
@@ -181,7 +181,7 @@ fn pins(a: &Analysis, t: &Tensors, atoms: &mut Atoms, facts: &Facts) -> Vec<Pin>
     for (i, tensor) in t.tensors.iter().enumerate() {
         // Weights of operators without a rule, or behind one that refused.
         if tensor.source.is_some()
-            && tensor::is_float(tensor.elem_type)
+            && tensor::is_parameter(tensor.elem_type)
             && tensor.dims.iter().filter(|&&d| d > 1).count() > 1
             && !known.contains(&TensorId(i as u32))
             && let Some(&(node, _)) = tensor.readers.first()

@@ -204,7 +204,7 @@ pub struct Channels {
     pub grouped: Vec<NodeId>,
     /// MACs per node.
     pub macs: Vec<MacTerm>,
-    /// Elements per parameter tensor (floating-point constants of rank ≥ 1): one term per tensor, also where several read
+    /// Elements per parameter tensor (floating-point or quantised constants of rank ≥ 1): one term per tensor, also where several read
     /// the same source; whole tensors of one source count once.
     pub params: Vec<ParamTerm>,
 }

@@ -3,6 +3,7 @@
 use super::model::{Axis, AxisId, Tensor, TensorId};
 use crate::canon::{Analysis, fold::constant_source, fold::identity_input};
 use crate::graph::{NodeId, ValueId};
+use crate::onnx::proto::NodeProto;
 use crate::onnx::tensor;
 use crate::ops::{self, Refusal};
 use std::collections::{BTreeMap, HashMap};
@@ -51,12 +52,13 @@ pub fn build(a: &Analysis) -> Tensors {
         derived: derived(a),
         ..Tensors::default()
     };
+    let folds = folds(a, &out.derived);
     let mut constants: BTreeMap<ValueId, Vec<Reader>> = BTreeMap::new();
     let mut exposed: HashMap<ValueId, (Option<NodeId>, String)> = HashMap::new();
     for (i, value) in g.values.iter().enumerate() {
         let v = ValueId(i as u32);
         let Some(source) = constant_source(g, v) else {
-            let t = out.push(a, v, None, value.name.clone(), value.readers.clone(), 1);
+            let t = out.push(a, v, None, value.name.clone(), value.readers.clone(), folds[i]);
             out.by_value.insert(v, t);
             continue;
         };
@@ -68,7 +70,7 @@ pub fn build(a: &Analysis) -> Tensors {
             }
             let rule = ops::rule(g.node(node).domain(), g.node(node).op_type());
             let whole = a.policy.whole_groups.contains(&g.name(node));
-            let fold = rule.filter(|_| !whole).map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot));
+            let fold = if whole { 1 } else { fold_at(a, &folds, node, slot) };
             let weight = rule.is_some_and(|r| r.weight_slots().contains(&slot));
             readers.push(Reader { value: v, node, slot, fold, weight });
         }
@@ -93,8 +95,10 @@ pub fn build(a: &Analysis) -> Tensors {
                 out.whole.push((t, *node, why.clone()));
             } else if members.iter().any(|r| r.fold != first.fold) {
                 out.whole.push((t, None, "it is shared by convolutions with different groups".into()));
-            } else if proto.is_none_or(|p| tensor::elem_size(p.data_type()).is_none()) {
+            } else if proto.is_none_or(|p| !tensor::can_cut(p.data_type())) {
                 out.whole.push((t, None, "its element type cannot be cut".into()));
+            } else if first.fold > 1 && proto.is_none_or(|p| tensor::elem_size(p.data_type()).is_none()) {
+                out.whole.push((t, None, "its elements share bytes across convolution groups".into()));
             }
             for (node, slot) in slots {
                 out.inputs[node.0 as usize][slot] = Some(t);
@@ -127,6 +131,42 @@ fn derived(a: &Analysis) -> Vec<bool> {
         if from_constants && plain {
             for v in node.outputs.iter().flatten() {
                 out[v.0 as usize] = true;
+            }
+        }
+    }
+    out
+}
+
+/// Operators that leave the elements of their first input where they are, between a weight and its layer.
+const IN_PLACE: &[&str] = &["Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Clip"];
+
+fn in_place(node: &NodeProto) -> bool {
+    IN_PLACE.contains(&node.op_type()) && ops::rule(node.domain(), node.op_type()).is_some()
+}
+
+/// Number of convolution groups that the second axis runs over at a reader's slot, also behind operators that convert.
+fn fold_at(a: &Analysis, folds: &[usize], node: NodeId, slot: usize) -> usize {
+    let proto = a.graph.node(node);
+    if slot == 0
+        && in_place(proto)
+        && let Some(out) = a.graph.output(node, 0)
+    {
+        return folds[out.0 as usize];
+    }
+    ops::rule(proto.domain(), proto.op_type()).map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot))
+}
+
+/// The fold of every value that is computed from constants alone: what all its readers agree on, else 1.
+fn folds(a: &Analysis, derived: &[bool]) -> Vec<usize> {
+    let g = a.graph;
+    let mut out = vec![1; g.values.len()];
+    for &id in g.order.iter().rev().filter(|&&id| in_place(g.node(id))) {
+        for v in g.nodes[id.0 as usize].outputs.iter().flatten().filter(|v| derived[v.0 as usize]) {
+            let value = g.value(*v);
+            let mut readers = value.readers.iter().map(|&(n, slot)| fold_at(a, &out, n, slot));
+            let first = readers.next().unwrap_or(1);
+            if readers.all(|f| f == first) && !value.is_output && value.captured_by.is_none() {
+                out[v.0 as usize] = first;
             }
         }
     }

@@ -1,9 +1,11 @@
-//! Parameter values for the criteria, read from the file's tensors; removed indices read as zero.
+//! Parameter values for the criteria, read from the file's tensors; removed indices read as zero, and quantised weights as
+//! the real numbers that they stand for.
 
 use super::model::{Channels, TensorId};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::onnx::tensor;
+use crate::ops::quantized;
 use crate::score::ParamReader;
 use std::borrow::Cow;
 
@@ -34,6 +36,14 @@ impl ParamReader for Weights<'_> {
         let mut values = tensor::to_f32(proto)?;
         if values.len() > LARGE {
             self.graph.model.release_pages();
+        }
+        if !tensor::is_float(t.elem_type)
+            && let Some(grid) = quantized::grid(self.graph, t)
+        {
+            for (k, v) in values.iter_mut().enumerate() {
+                let (scale, zero) = grid.at(&t.dims, k);
+                *v = (*v - zero as f32) * scale;
+            }
         }
         for (a, axis) in t.axes.iter().enumerate() {
             let Some(axis) = *axis else { continue };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::error::OnnxError;
 use super::proto::TensorProto;
-use super::tensor::{dims, elem_size, raw_le, replace};
+use super::tensor::{dims, elem_size, packed, raw_le, replace, unpacked};
 
 /// The tensor with only the indices `keep` of `axis`, in that order.
 pub fn select(t: &TensorProto, axis: usize, keep: &[usize]) -> Result<TensorProto, OnnxError> {
@@ -26,6 +26,9 @@ struct Axis<'a> {
 }
 
 fn cut(t: &TensorProto, axes: &[(usize, &[usize])]) -> Result<TensorProto, OnnxError> {
+    if let Some(bytes) = unpacked(t)? {
+        return packed(t, &cut(&bytes, axes)?);
+    }
     let mut shape = dims(t)?;
     let raw = raw_le(t)?;
     let size = elem_size(t.data_type()).unwrap_or(1);
@@ -220,6 +223,26 @@ mod tests {
             let t = crate::onnx::tensor::from_f64_like(&like, &shape, &half).unwrap();
             assert_eq!(to_f32(&select_many(&t, &cuts).unwrap()).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn elements_of_half_a_byte() {
+        // 0, 1, 2 / 3, 4, 15
+        let t = TensorProto {
+            dims: vec![2, 3],
+            data_type: Some(crate::onnx::proto::tensor_proto::DataType::Int4.into()),
+            raw_data: Some(Bytes::from_static(&[0x10, 0x32, 0xf4])),
+            ..TensorProto::default()
+        };
+        let cut = select(&t, 1, &[0, 2]).unwrap();
+        assert_eq!((cut.dims.as_slice(), cut.data_type), ([2, 2].as_slice(), t.data_type));
+        assert_eq!(cut.raw_data.as_deref(), Some([0x20, 0xf3].as_slice()));
+        assert_eq!(to_f32(&cut).unwrap(), [0., 2., 3., -1.]);
+        // An odd number of elements leaves half a byte, which is 0; the other place for packed data is the list of integers.
+        let listed = TensorProto { raw_data: None, int32_data: vec![0x10, 0x32, 0xf4], ..t };
+        assert_eq!(select(&listed, 0, &[1]).unwrap().raw_data.as_deref(), Some([0x43, 0x0f].as_slice()));
+        let short = TensorProto { int32_data: vec![0], ..listed };
+        assert!(select(&short, 0, &[1]).is_err());
     }
 
     #[test]

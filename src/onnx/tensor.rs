@@ -59,10 +59,87 @@ pub(super) fn packed_size(data_type: i32, numel: usize) -> Option<usize> {
     }
 }
 
+/// Whether two elements share a byte.
+fn is_nibbles(data_type: i32) -> bool {
+    use DataType::*;
+    matches!(DataType::try_from(data_type), Ok(Int4 | Uint4 | Float4e2m1))
+}
+
+/// Whether [`select`] can take elements out: they have whole bytes, or half ones.
+pub fn can_cut(data_type: i32) -> bool {
+    elem_size(data_type).is_some() || is_nibbles(data_type)
+}
+
+/// A tensor of bytes with the bits of one element each, of a tensor whose elements share bytes; `None` for any other.
+pub(super) fn unpacked(t: &TensorProto) -> Result<Option<TensorProto>, OnnxError> {
+    if !is_nibbles(t.data_type()) {
+        return Ok(None);
+    }
+    let n = numel(t)?;
+    let packed: Vec<u8> = match &t.raw_data {
+        Some(raw) if !raw.is_empty() => raw.to_vec(),
+        _ if is_external(t) => return Err(OnnxError::tensor(t, "its external data has not been loaded")),
+        _ => t.int32_data.iter().map(|&v| v as u8).collect(),
+    };
+    if packed.len() != n.div_ceil(2) {
+        return Err(OnnxError::tensor(t, format!("{} bytes for {n} elements of half a byte", packed.len())));
+    }
+    let mut bytes: Vec<u8> = packed.iter().flat_map(|b| [b & 0xf, b >> 4]).collect();
+    bytes.truncate(n);
+    let like = TensorProto { data_type: Some(DataType::Uint8.into()), ..Default::default() };
+    Ok(Some(replace(&like, &dims(t)?, bytes.into())))
+}
+
+/// The tensor `like` with these elements, of half a byte each.
+pub(super) fn packed(like: &TensorProto, bytes: &TensorProto) -> Result<TensorProto, OnnxError> {
+    let raw = raw_le(bytes)?;
+    let halves = raw.chunks(2).map(|pair| pair.iter().rev().fold(0, |byte, half| byte << 4 | half & 0xf));
+    Ok(replace(like, &dims(bytes)?, halves.collect::<Vec<u8>>().into()))
+}
+
+/// Values of the types that weights are only stored in: floats of 8 bits and less, integers of 4. Patterns that stand for no
+/// number read as large ones.
+fn narrow(t: &TensorProto) -> Result<Option<Vec<f32>>, OnnxError> {
+    use DataType::*;
+    // Bits of exponent and of mantissa, and the exponent's bias.
+    let minifloat = |exponent: u32, mantissa: u32, bias: i32| {
+        move |b: u8| {
+            let size = 1 << mantissa;
+            let (m, e) = (i32::from(b) & (size - 1), (i32::from(b) >> mantissa) & ((1 << exponent) - 1));
+            let sign = if b >> (exponent + mantissa) & 1 == 1 { -1.0 } else { 1.0 };
+            let (m, e) = if e == 0 { (m, 1) } else { (m + size, e) };
+            sign * m as f32 * ((e - bias - mantissa as i32) as f32).exp2()
+        }
+    };
+    let decode = |bytes: &[u8], f: &dyn Fn(u8) -> f32| Ok(Some(bytes.iter().map(|&b| f(b)).collect()));
+    let halves = || unpacked(t)?.map_or_else(|| raw_le(t), |wide| raw_le(&wide));
+    match DataType::try_from(t.data_type()) {
+        Ok(Float8e4m3fn) => decode(&raw_le(t)?, &minifloat(4, 3, 7)),
+        Ok(Float8e4m3fnuz) => decode(&raw_le(t)?, &minifloat(4, 3, 8)),
+        Ok(Float8e5m2) => decode(&raw_le(t)?, &minifloat(5, 2, 15)),
+        Ok(Float8e5m2fnuz) => decode(&raw_le(t)?, &minifloat(5, 2, 16)),
+        Ok(Float4e2m1) => decode(&halves()?, &minifloat(2, 1, 1)),
+        Ok(Uint4) => decode(&halves()?, &|b| f32::from(b)),
+        Ok(Int4) => decode(&halves()?, &|b| f32::from((b << 4) as i8 >> 4)),
+        _ => Ok(None),
+    }
+}
+
 /// Whether the type is one that weights are computed in: FLOAT, FLOAT16, BFLOAT16 or DOUBLE.
 pub fn is_float(data_type: i32) -> bool {
     use DataType::*;
     matches!(DataType::try_from(data_type), Ok(Float | Float16 | Bfloat16 | Double))
+}
+
+/// Whether the type is one that weights are stored in: a float, or what a float is quantised to. (32-bit integers are biases
+/// of quantised layers, but indices and sizes as well.)
+pub fn is_parameter(data_type: i32) -> bool {
+    use DataType::*;
+    is_float(data_type)
+        || !matches!(
+            DataType::try_from(data_type).unwrap_or(Undefined),
+            Undefined | String | Bool | Int32 | Uint32 | Int64 | Uint64 | Complex64 | Complex128
+        )
 }
 
 /// The type's name as the format spells it, for messages.
@@ -160,6 +237,9 @@ fn not_a(t: &TensorProto, wanted: &str) -> OnnxError {
 
 /// The elements, of any float or integer type, rounded to `f32`.
 pub fn to_f32(t: &TensorProto) -> Result<Vec<f32>, OnnxError> {
+    if let Some(values) = narrow(t)? {
+        return Ok(values);
+    }
     let raw = raw_le(t)?;
     Ok(match DataType::try_from(t.data_type()) {
         Ok(DataType::Float) => decode(&raw, f32::from_le_bytes),

@@ -115,3 +115,21 @@ fn finds_what_is_not_finite() {
     }
     check_finite(&from_i64("i", &[1], &[-1])).unwrap();
 }
+
+#[test]
+fn floats_of_eight_bits_and_less() {
+    let of = |kind: DataType, raw: &'static [u8]| {
+        let t = TensorProto {
+            dims: vec![raw.len() as i64],
+            data_type: Some(kind.into()),
+            raw_data: Some(raw.into()),
+            ..Default::default()
+        };
+        to_f32(&t).unwrap()
+    };
+    // 1, -2, the largest, the smallest.
+    assert_eq!(of(DataType::Float8e4m3fn, &[0x38, 0xc0, 0x7e, 0x01]), [1.0, -2.0, 448.0, 0.001953125]);
+    assert_eq!(of(DataType::Float8e5m2, &[0x3c, 0xc0, 0x7b, 0x01]), [1.0, -2.0, 57344.0, 0.5f32.powi(16)]);
+    assert_eq!(of(DataType::Float8e4m3fnuz, &[0x40, 0x7f]), [1.0, 240.0]);
+    assert_eq!(of(DataType::Float8e5m2fnuz, &[0x40, 0x7f]), [1.0, 57344.0]);
+}

@@ -37,7 +37,13 @@ pub fn of_node(cx: &NodeCx) -> Option<Activation> {
 
 /// Whether a node is a convolution or a matrix product: the head of a chain.
 pub fn is_layer(node: &NodeProto) -> bool {
-    is_default_domain(node.domain()) && matches!(node.op_type(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+    let domain = if is_default_domain(node.domain()) { "" } else { node.domain() };
+    matches!(
+        (domain, node.op_type()),
+        ("", "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
+            | ("", "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger")
+            | ("com.microsoft", "FusedConv" | "FusedGemm" | "FusedMatMul" | "QLinearConv" | "QGemm")
+    )
 }
 
 /// Whether a node is a batch normalization.
@@ -89,12 +95,9 @@ pub fn weight_source(cx: &NodeCx, mut value: ValueId, mut axis: usize) -> Option
     loop {
         let crate::graph::Origin::Node(id, 0) = g.value(value).origin else { return None };
         let at = NodeCx { id, node: g.node(id), overrides: &[], ..*cx };
-        if !is_default_domain(at.node.domain()) {
-            return None;
-        }
-        match at.node.op_type() {
-            "Transpose" => axis = *super::movement::permutation(&at).ok()?.get(axis)?,
-            "Identity" | "Cast" | "DequantizeLinear" => {}
+        match (is_default_domain(at.node.domain()), at.node.op_type()) {
+            (true, "Transpose") => axis = *super::movement::permutation(&at).ok()?.get(axis)?,
+            (true, "Identity" | "Cast" | "Clip") | (_, "QuantizeLinear" | "DequantizeLinear") => {}
             _ => return None,
         }
         value = g.input(id, 0)?;

@@ -1,9 +1,11 @@
 //! Element-wise operators: unary, broadcasting, quantisation.
 
-use super::cx::{Answer, NodeCx, broadcast, norm_axis};
+use super::cx::{Answer, NodeCx, broadcast};
+use super::quantized::{Storage, linear_axis};
 use super::relate::{In, Out, Relate};
 use super::{OpRule, Shapes};
 use crate::channels::model::Role;
+use crate::onnx::proto::NodeProto;
 use crate::refuse;
 
 pub(super) const UNARY: &[&str] = &[
@@ -83,7 +85,8 @@ pub(super) const BROADCAST: &[&str] = &[
     "BitwiseXor",
     "SwiGLU",
 ];
-pub(super) const QUANTIZE: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
+pub(super) const QUANTIZE: &[&str] =
+    &["QuantizeLinear", "DequantizeLinear", "com.microsoft:QuantizeLinear", "com.microsoft:DequantizeLinear"];
 
 /// One tensor in, the same shape out; further inputs are scalars.
 pub struct Unary;
@@ -91,7 +94,7 @@ pub struct Unary;
 pub struct Dropout;
 /// NumPy broadcasting over any number of inputs.
 pub struct Broadcast;
-/// Scale and zero point per tensor or along one axis.
+/// Scale and zero point per tensor, along one axis, or per block of one axis.
 pub struct Quantize;
 
 /// Ties every axis of input 0 with output `slot`.
@@ -160,20 +163,44 @@ impl OpRule for Quantize {
     }
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
-        if r.cx.int("block_size", 0) != 0 {
-            refuse!("blocked quantisation: a scale covers several channels");
-        }
         tie_all(r, 0)?;
+        let rank = r.cx.rank(0)?;
+        let blocked = r.cx.int("block_size", 0) != 0;
         for s in 1..r.cx.n_inputs() {
-            if r.cx.has(s) && r.cx.shape(s)?.iter().any(|&d| d != 1) {
-                let axis = norm_axis(r.cx.int("axis", 1), r.cx.rank(0)?)?;
-                if r.cx.rank(s)? != 1 {
-                    refuse!("a quantisation parameter of rank {}", r.cx.rank(s)?);
-                }
-                r.tie(In(s, 0), In(0, axis))?;
-                r.site(Role::PerChannel, s, 0);
+            if !r.cx.has(s) || r.cx.shape(s)?.iter().all(|&d| d == 1) {
+                continue;
             }
+            let axis = linear_axis(r.cx.node, rank)?;
+            if blocked {
+                if r.cx.rank(s)? != rank {
+                    refuse!("a blocked quantisation parameter of rank {} for {rank} axes", r.cx.rank(s)?);
+                }
+                for a in (0..rank).filter(|&a| a != axis) {
+                    r.tie(In(s, a), In(0, a))?;
+                    r.site(Role::PerChannel, s, a);
+                }
+                for loc in [In(s, axis), In(0, axis), Out(0, axis)] {
+                    r.pin(loc, "blocked quantisation: a scale covers several indices of this axis");
+                }
+                continue;
+            }
+            if r.cx.rank(s)? != 1 {
+                refuse!("a quantisation parameter of rank {}", r.cx.rank(s)?);
+            }
+            r.tie(In(s, 0), In(0, axis))?;
+            r.site(Role::PerChannel, s, 0);
         }
         Ok(())
+    }
+
+    fn storage(&self, node: &NodeProto, slot: usize, rank: usize) -> Option<Storage> {
+        // The input of `QuantizeLinear` stands for itself, and blocks have no axis.
+        let dequantizes = slot == 0 && node.op_type() == "DequantizeLinear";
+        let blocked = node.attribute.iter().any(|a| a.name() == "block_size" && a.i.is_some_and(|n| n != 0));
+        (dequantizes && !blocked).then(|| Storage {
+            scale: Some(1),
+            zero: Some(2),
+            axis: linear_axis(node, rank).unwrap_or(0),
+        })
     }
 }

@@ -102,25 +102,32 @@ impl OpRule for MatMul {
 
     fn relate(&self, r: &mut Relate) -> Answer<()> {
         let (p, q) = (r.cx.rank(0)?, r.cx.rank(1)?);
-        let out = r.cx.out_shape(0)?;
-        let o = out.len();
-        r.tie(In(0, p - 1), In(1, q - 2))?;
-        pin_activation_product(r, p - 1, q - 2);
-        r.tie(In(0, p - 2), Out(0, o - 2))?;
-        r.tie(In(1, q - 1), Out(0, o - 1))?;
-        for (slot, rank) in [(0, p), (1, q)] {
-            for a in 0..rank - 2 {
-                let b = o - rank + a;
-                if r.size(In(slot, a))? == out[b] {
-                    r.tie(In(slot, a), Out(0, b))?;
-                }
+        relate_product(r, (p - 2, p - 1), (q - 2, q - 1))
+    }
+}
+
+/// A product of matrices with NumPy batch broadcasting; `(m, k)` are the axes of the first operand's rows and of its sum,
+/// `(l, n)` those of the second operand's sum and of its columns.
+pub(super) fn relate_product(r: &mut Relate, (m, k): (usize, usize), (l, n): (usize, usize)) -> Answer<()> {
+    let (p, q) = (r.cx.rank(0)?, r.cx.rank(1)?);
+    let out = r.cx.out_shape(0)?;
+    let o = out.len();
+    r.tie(In(0, k), In(1, l))?;
+    pin_activation_product(r, k, l);
+    r.tie(In(0, m), Out(0, o - 2))?;
+    r.tie(In(1, n), Out(0, o - 1))?;
+    for (slot, rank) in [(0, p), (1, q)] {
+        for a in 0..rank - 2 {
+            let b = o - rank + a;
+            if r.size(In(slot, a))? == out[b] {
+                r.tie(In(slot, a), Out(0, b))?;
             }
         }
-        let w = weight_slot(r);
-        r.contract(w, if w == 1 { q - 2 } else { p - 1 });
-        r.site(Role::Producer, w, if w == 1 { q - 1 } else { p - 2 });
-        let mut locs: Vec<_> = (0..o).map(|a| Out(0, a)).collect();
-        locs.push(In(0, p - 1));
-        r.macs(1.0, &locs)
     }
+    let w = weight_slot(r);
+    r.contract(w, if w == 1 { l } else { k });
+    r.site(Role::Producer, w, if w == 1 { n } else { m });
+    let mut locs: Vec<_> = (0..o).map(|a| Out(0, a)).collect();
+    locs.push(In(0, k));
+    r.macs(1.0, &locs)
 }

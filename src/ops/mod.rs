@@ -10,12 +10,14 @@ pub mod attention;
 pub mod build;
 pub mod chain;
 pub mod computed;
+pub mod contrib;
 pub mod conv;
 pub mod cx;
 pub mod deform;
 pub mod einsum;
 pub mod elementwise;
 pub mod expect;
+pub mod heads;
 pub mod linear;
 pub mod misc;
 pub mod movement;
@@ -24,6 +26,7 @@ pub mod patch;
 pub mod policy;
 pub mod pool;
 pub mod positions;
+pub mod qlinear;
 pub mod quantized;
 pub mod random;
 pub mod recurrent;
@@ -40,9 +43,11 @@ pub use activation::Activation;
 pub use cx::{Answer, NodeCx, Refusal};
 pub use patch::Patch;
 pub use policy::Policy;
+pub use quantized::Storage;
 pub use relate::{Loc, Relate};
 
 use crate::graph::is_default_domain;
+use crate::onnx::proto::NodeProto;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -85,9 +90,15 @@ pub trait OpRule: Sync {
     fn fold(&self, _cx: &NodeCx, _slot: usize) -> usize {
         1
     }
+
+    /// How the integers in `slot`, of this rank, stand for real numbers; `None` where they stand for themselves.
+    fn storage(&self, _node: &NodeProto, _slot: usize, _rank: usize) -> Option<Storage> {
+        None
+    }
 }
 
-/// Every operator that has a rule. The order does not matter; names are unique.
+/// Every operator that has a rule. The order does not matter; names are unique, and those of other domains than the
+/// default one begin with the domain: `com.microsoft:FusedConv`.
 pub static RULES: &[(&[&str], &dyn OpRule)] = &[
     (conv::CONV, &conv::Conv),
     (conv::CONV_TRANSPOSE, &conv::ConvTranspose),
@@ -152,21 +163,42 @@ pub static RULES: &[(&[&str], &dyn OpRule)] = &[
     (regions::MAX_UNPOOL, &regions::MaxUnpool),
     (random::RANDOM, &random::Random),
     (random::RANDOM_LIKE, &random::RandomLike),
-    (quantized::INTEGER_CONV, &quantized::IntegerConv),
-    (quantized::INTEGER_MATMUL, &quantized::IntegerMatMul),
-    (quantized::DYNAMIC_QUANTIZE, &quantized::DynamicQuantize),
     (spectral::DFT, &spectral::Dft),
     (spectral::STFT, &spectral::Stft),
     (spectral::WINDOW, &spectral::SpectralWindow),
+    (quantized::DYNAMIC, &quantized::DynamicQuantize),
+    (quantized::QLINEAR_CONV, &quantized::QuantConv { integer: false }),
+    (quantized::CONV_INTEGER, &quantized::QuantConv { integer: true }),
+    (quantized::QLINEAR_MATMUL, &quantized::QuantMatMul(quantized::QLINEAR_MATMUL_SLOTS)),
+    (quantized::MATMUL_INTEGER, &quantized::QuantMatMul(quantized::MATMUL_INTEGER_SLOTS)),
+    (quantized::MATMUL_TO_FLOAT, &quantized::QuantMatMul(quantized::MATMUL_TO_FLOAT_SLOTS)),
+    (quantized::DYNAMIC_MATMUL, &quantized::QuantMatMul(quantized::DYNAMIC_MATMUL_SLOTS)),
+    (quantized::QGEMM, &quantized::QuantMatMul(quantized::QGEMM_SLOTS)),
+    (qlinear::POINTWISE, &qlinear::Pointwise),
+    (qlinear::POOL, &qlinear::QuantPool),
+    (qlinear::CONCAT, &qlinear::QuantConcat),
+    (qlinear::SOFTMAX, &qlinear::QuantSoftmax),
+    (contrib::FUSED_CONV, &contrib::FusedConv),
+    (contrib::FUSED_GEMM, &contrib::FusedGemm),
+    (contrib::FUSED_MATMUL, &contrib::FusedMatMul),
+    (contrib::UNARY, &elementwise::Unary),
+    (contrib::BIAS_GELU, &contrib::BiasGelu),
+    (contrib::BIAS_SOFTMAX, &contrib::BiasSoftmax),
+    (contrib::LAYER_NORM, &norm::LayerNormalization),
+    (contrib::SKIP_LAYER_NORM, &contrib::SkipLayerNorm),
+    (contrib::EMBED_LAYER_NORM, &contrib::EmbedLayerNorm),
+    (contrib::BLOCKED_MATMUL, &contrib::BlockedMatMul),
+    (contrib::BLOCKED_LAYOUT, &contrib::BlockedLayout),
+    (heads::ATTENTION, &heads::Attention),
+    (heads::MULTI_HEAD, &heads::MultiHead),
 ];
 
-/// The rule of an operator of the default domain.
+/// The rule of an operator.
 pub fn rule(domain: &str, op_type: &str) -> Option<&'static dyn OpRule> {
-    static INDEX: OnceLock<HashMap<&'static str, &'static dyn OpRule>> = OnceLock::new();
-    if !is_default_domain(domain) {
-        return None;
-    }
-    let index =
-        INDEX.get_or_init(|| RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule))).collect());
-    index.get(op_type).copied()
+    static INDEX: OnceLock<HashMap<(&'static str, &'static str), &'static dyn OpRule>> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let named = RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule)));
+        named.map(|(name, rule)| (name.rsplit_once(':').unwrap_or(("", name)), rule)).collect()
+    });
+    index.get(&(if is_default_domain(domain) { "" } else { domain }, op_type)).copied()
 }

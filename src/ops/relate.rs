@@ -209,6 +209,11 @@ impl<'a> Relate<'a> {
         a.is_some() && a == b
     }
 
+    /// Number of convolution groups that the tracked axis runs over; 1 where there is none.
+    pub fn fold(&self, loc: Loc) -> usize {
+        self.axis_id(loc).map_or(1, |x| self.axes[x.0 as usize].fold)
+    }
+
     /// The same index lives on both axes.
     ///
     /// # Errors
@@ -218,7 +223,13 @@ impl<'a> Relate<'a> {
         if n != m {
             refuse!("axes of size {n} and {m} do not match");
         }
-        self.tie_span(a, 0, b, 0, n)
+        let (f, g) = (self.fold(a), self.fold(b));
+        if f != g {
+            self.pin(a, "the groups of a convolution cannot be followed through it");
+            self.pin(b, "the groups of a convolution cannot be followed through it");
+            return Ok(());
+        }
+        self.tie_span(a, 0, b, 0, n.saturating_mul(f))
     }
 
     /// Ties `n` indices of `a` from `i` on with those of `b` from `j` on.

@@ -8,7 +8,7 @@ use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEM
 use crate::score::Scores;
 use std::collections::BTreeMap;
 
-/// Elements of all floating-point constants with at least one axis, as the file holds them, subgraphs and functions
+/// Elements of all floating-point or quantised constants with at least one axis, as the file holds them, subgraphs and functions
 /// included.
 pub fn count_params(model: &Model) -> u64 {
     fn of_nodes(nodes: &[NodeProto]) -> u64 {
@@ -19,7 +19,7 @@ pub fn count_params(model: &Model) -> u64 {
         of_tensors(&g.initializer).saturating_add(of_nodes(&g.node))
     }
     fn of_tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorProto>) -> u64 {
-        let params = tensors.into_iter().filter(|t| tensor::is_float(t.data_type()) && !t.dims.is_empty());
+        let params = tensors.into_iter().filter(|t| tensor::is_parameter(t.data_type()) && !t.dims.is_empty());
         sum(params.filter_map(|t| tensor::numel(t).ok()).map(|n| n as u64))
     }
     fn sum(counts: impl Iterator<Item = u64>) -> u64 {

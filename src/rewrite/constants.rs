@@ -5,6 +5,7 @@ use crate::channels::{Tensor, TensorId};
 use crate::error::{Error, Result};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor;
+use crate::ops::quantized;
 use bytes::Bytes;
 use rayon::prelude::*;
 
@@ -148,7 +149,7 @@ fn cut_grouped(
     Ok(out)
 }
 
-/// The tensor with zeros at the removed indices of one axis.
+/// The tensor with zeros at the removed indices of one axis: zero points where it is quantised.
 pub(super) fn zeroed(cut: &Cut, t: &Tensor, base: &TensorProto, axis: usize) -> Result<TensorProto> {
     let Some(id) = t.axes.get(axis).copied().flatten() else { return Ok(base.clone()) };
     let info = cut.trace.channels.axis(id);
@@ -160,14 +161,20 @@ pub(super) fn zeroed(cut: &Cut, t: &Tensor, base: &TensorProto, axis: usize) -> 
     let stored = dims[axis];
     let outer: usize = dims[..axis].iter().product();
     let per_group = (outer / info.fold.max(1)).max(1);
+    let grid = if tensor::is_float(base.data_type()) { None } else { quantized::grid(cut.a.graph, t) };
     for &i in cut.on(id) {
         // With a fold, index `i` belongs to group `i / stored` and only that group's rows.
         let (group, local) = if info.fold > 1 { (i / stored, i % stored) } else { (0, i) };
         let rows = if info.fold > 1 { group * per_group..(group + 1) * per_group } else { 0..outer };
         for o in rows {
             let at = (o * stored + local) * inner;
-            if let Some(slice) = raw.get_mut(at..at + inner) {
+            let Some(slice) = raw.get_mut(at..at + inner) else { continue };
+            let Some(grid) = &grid else {
                 slice.fill(0);
+                continue;
+            };
+            for (k, element) in slice.chunks_exact_mut(size).enumerate() {
+                element.copy_from_slice(&grid.at(&dims, at / size + k).1.to_le_bytes()[..size]);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The masked twin: the original model with zeros at the removed indices of every contracted weight axis.
+//! The masked twin: the original model with zeros (of a quantised weight: its zero points) at the removed indices of every
+//! contracted weight axis.
 
 use super::constants::{place, zeroed};
 use super::edit::Editor;
@@ -6,6 +7,7 @@ use super::{Cut, finish, nested};
 use crate::canon::Analysis;
 use crate::channels::{TensorId, Trace};
 use crate::error::{Error, Result};
+use crate::graph::{Graph, Origin, ValueId, attribute};
 use crate::onnx::Model;
 use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
@@ -53,25 +55,42 @@ fn mask_operand(cut: &Cut, ed: &mut Editor, c: &Contraction, rank: usize) -> Res
     let operand = g
         .input(c.node, c.slot)
         .ok_or_else(|| Error::Internal(format!("{} has no operand {}", g.label(c.node), c.slot)))?;
-    let dims: Vec<usize> = (0..rank).map(|a| if a == info.axis { info.len } else { 1 }).collect();
+    let whole = &cut.trace.channels.tensor(info.tensor).dims;
+    let mut dims: Vec<usize> = (0..rank).map(|a| if a == info.axis { whole[a] } else { 1 }).collect();
     let gone = cut.on(c.axis);
-    let keep: Vec<f64> = (0..info.len).map(|i| if gone.binary_search(&i).is_ok() { 0.0 } else { 1.0 }).collect();
-    // The mask has the type that the model's weights have.
-    let like = TensorProto {
-        data_type: Some(
-            g.proto
-                .initializer
-                .iter()
-                .map(|t| t.data_type())
-                .find(|&t| tensor::is_float(t))
-                .unwrap_or(DataType::Float as i32),
-        ),
-        ..TensorProto::default()
-    };
+    let mut keep: Vec<f64> = (0..info.len).map(|i| if gone.binary_search(&i).is_ok() { 0.0 } else { 1.0 }).collect();
+    if info.fold > 1 {
+        // Every row of a grouped convolution's weight has its group's indices.
+        dims[0] = whole[0];
+        let per = (whole[0] / info.fold).max(1);
+        keep = keep.chunks(whole[info.axis].max(1)).flat_map(|group| group.repeat(per)).collect();
+    }
+    let like = TensorProto { data_type: Some(float_type(g, operand)), ..TensorProto::default() };
     let mask = tensor::from_f64_like(&like, &dims, &keep)?;
     let mask = ed.add(mask, &format!("{}.mask", g.value(operand).name));
     let masked = ed.names.fresh(&format!("{}.masked", g.value(operand).name));
     ed.insert_before(c.node, build::mul(g.value(operand).name.clone(), mask, masked.clone()));
     ed.set_input(c.node, c.slot, &masked);
     Ok(())
+}
+
+/// The float type of a value: that of the constants behind it, or the one that most models have.
+fn float_type(g: &Graph, mut value: ValueId) -> i32 {
+    // A chain of more operators than this does not come from an exporter.
+    for _ in 0..64 {
+        if let Some(t) = g.constant(value).filter(|t| tensor::is_float(t.data_type())) {
+            return t.data_type();
+        }
+        let Origin::Node(id, _) = g.value(value).origin else { break };
+        let node = g.node(id);
+        let named = ["to", "output_dtype"].iter().find_map(|n| attribute(node, n).and_then(|a| a.i));
+        if let Some(t) = named.and_then(|t| i32::try_from(t).ok()).filter(|&t| tensor::is_float(t)) {
+            return t;
+        }
+        let from = if node.op_type() == "DequantizeLinear" { 1 } else { 0 };
+        let Some(v) = g.input(id, from) else { break };
+        value = v;
+    }
+    let floats = g.proto.initializer.iter().map(|t| t.data_type());
+    floats.into_iter().find(|&t| tensor::is_float(t)).unwrap_or(DataType::Float as i32)
 }

@@ -45,7 +45,8 @@ impl Runtime for Tract {
         let parsed = isolated(move || {
             let mut proto = pb::ModelProto::decode(bytes.as_slice())?;
             drop(bytes);
-            proto.graph.iter_mut().try_for_each(correct)?;
+            let functions: Vec<String> = proto.functions.iter().filter_map(|f| f.name.clone()).collect();
+            proto.graph.iter_mut().try_for_each(|graph| correct(graph, &functions))?;
             // Declared shapes of inner values and outputs are hints that editing a graph makes stale, and tract would take
             // them for facts. With the inputs' shapes known it needs none of them.
             let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
@@ -55,11 +56,36 @@ impl Runtime for Tract {
     }
 }
 
+/// Operators of `com.microsoft` that tract has. It looks for a name in whatever domain, so that it would take others for
+/// standard operators.
+const CONTRIB: &[&str] = &[
+    "BiasGelu",
+    "DequantizeLinear",
+    "FastGelu",
+    "Gelu",
+    "MatMulNBits",
+    "QLinearConv",
+    "QuantizeLinear",
+    "QuickGelu",
+    "SkipLayerNormalization",
+];
+
 /// Makes up for, or refuses, what tract 0.23 reads differently from what the standard says.
-fn correct(graph: &mut pb::GraphProto) -> TractResult<()> {
+fn correct(graph: &mut pb::GraphProto, functions: &[String]) -> TractResult<()> {
     for node in &mut graph.node {
         for attribute in &mut node.attribute {
-            attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(correct)?;
+            attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|g| correct(g, functions))?;
+        }
+        let known = match node.domain.as_str() {
+            "" | "ai.onnx" => true,
+            "com.microsoft" => CONTRIB.contains(&node.op_type.as_str()),
+            _ => false,
+        };
+        let last = node.attribute.iter().any(|attribute| attribute.name == "channels_last" && attribute.i != 0);
+        if (!known && !functions.contains(&node.op_type)) || last {
+            let form = if last { " with channels last" } else { "" };
+            let message = format!("{}:{} {:?}{form} is not supported", node.domain, node.op_type, node.name);
+            return Err(TractError::msg(message));
         }
         let attribute = |name| node.attribute.iter().find(|attribute| attribute.name == name);
         match node.op_type.as_str() {

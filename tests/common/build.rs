@@ -236,13 +236,15 @@ impl Build {
         self.op_n(op, inputs, attrs, 1).remove(0)
     }
 
-    /// A node with several outputs.
+    /// A node with several outputs. An operator of another domain is `domain:Operator`.
     pub fn op_n(&mut self, op: &str, inputs: &[&str], attrs: &[(&str, A)], outputs: usize) -> Vec<String> {
+        let (domain, op) = op.rsplit_once(':').unwrap_or(("", op));
         let name = self.name(op);
         let out: Vec<String> = (0..outputs).map(|i| format!("{name}_o{i}")).collect();
         self.g.node.push(NodeProto {
             name: Some(name),
             op_type: Some(op.into()),
+            domain: (!domain.is_empty()).then(|| domain.into()),
             input: inputs.iter().map(|s| (*s).to_owned()).collect(),
             output: out.clone(),
             attribute: attrs.iter().map(|(k, v)| v.proto(k)).collect(),
@@ -285,10 +287,14 @@ impl Build {
 
     /// The model so far.
     pub fn model(&self) -> Model {
-        let set = OperatorSetIdProto { domain: Some(String::new()), version: Some(self.opset) };
+        let mut domains: Vec<&str> = self.g.node.iter().map(|n| n.domain()).chain([""]).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        let version = |d: &str| if d.is_empty() { self.opset } else { 1 };
+        let set = |d: &str| OperatorSetIdProto { domain: Some(d.into()), version: Some(version(d)) };
         let proto = ModelProto {
             ir_version: Some(8),
-            opset_import: vec![set],
+            opset_import: domains.into_iter().map(set).collect(),
             graph: Some(self.g.clone()),
             ..Default::default()
         };

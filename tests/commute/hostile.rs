@@ -117,8 +117,10 @@ fn nonsense(b: &mut Build, op: &str) {
 /// A sound model whose node of interest, or an input of the graph, is spoilt.
 fn spoilt(b: &mut Build, op: &str, case: Gen) {
     case(b, op);
+    // Cases of other domains are named `domain:Op`.
+    let kind = op.rsplit(':').next().unwrap_or(op);
     for _ in 0..b.r(1, 2) {
-        let at: Vec<usize> = (0..b.g.node.len()).filter(|&i| b.g.node[i].op_type() == op).collect();
+        let at: Vec<usize> = (0..b.g.node.len()).filter(|&i| b.g.node[i].op_type() == kind).collect();
         let at = b.pick(&at);
         let (number, size, other) = (b.pick(&NUMBERS), b.pick(&SIZES), b.pick(&b.g.node.clone()).output[0].clone());
         let (kind, which) = (b.r(0, 4), b.r(0, 9));

@@ -5,6 +5,8 @@ use crate::inspect::summary::{ModelSummary, Summary};
 
 /// The table, and below it what needs words: failures, missed targets, numbers that were not compared.
 pub fn summary(s: &Summary, width: u16) -> String {
+    // Seven columns need room, and a table of many models is mostly read from a file.
+    let width = width.max(120);
     let name = usize::from(width) * 2 / 5;
     let mut names: Vec<&str> = s.models.iter().map(|m| m.path.as_str()).collect();
     // A folder that all share says nothing.

@@ -1,9 +1,10 @@
 //! What must hold for any model and any request.
 
 use onnx_prune::error::Error;
+use onnx_prune::flat::flatten;
 use onnx_prune::graph::Graph;
 use onnx_prune::onnx::{self, Model};
-use onnx_prune::prune::{Options, Traced, analyse, prune};
+use onnx_prune::prune::{Options, Traced, analyse, analyse_with, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::report::{dot, inspect_terminal, json, terminal};
 use onnx_prune::{inspect, plan, rewrite};
@@ -28,7 +29,8 @@ pub fn look(model: &Model) {
 
 /// Prunes and checks the result against the plan that was made.
 pub fn run(model: &Model, options: &Options) {
-    let Ok(graph) = Graph::new(model) else { return };
+    let Ok(flat) = flatten(model) else { return };
+    let Ok(graph) = Graph::new(&flat) else { return };
     let t = match analyse(&graph) {
         Ok(t) => t,
         Err(e) => return assert!(!is_finding(&e), "analysis: {e}"),
@@ -41,6 +43,8 @@ pub fn run(model: &Model, options: &Options) {
         Err(e) => return assert!(!is_finding(&e) && !matches!(e, Error::Graph { .. }), "{e}"),
     };
     drop((terminal::prune(&done.report, 80), json::to_string(&done.report)));
+    // The plan says how the channels were traced: whole groups, say.
+    let t = analyse_with(&graph, &done.plan.policy).unwrap_or_else(|e| panic!("only the first analysis passes: {e}"));
     let ch = &t.trace.channels;
     let read = plan::from_file(ch, &done.plan).unwrap_or_else(|e| panic!("the plan does not fit its own model: {e}"));
     assert_eq!(read.iter().map(Vec::len).sum::<usize>(), done.report.channels_removed, "the plan read back");
@@ -70,7 +74,8 @@ fn same_proto(a: &Model, b: &Model) -> bool {
 
 /// Every tensor whose shape is known again has lost what the plan said.
 pub fn structure(t: &Traced, removed: &[Vec<usize>], pruned: &Model, plain: bool) {
-    let graph = Graph::new(pruned).unwrap_or_else(|e| panic!("the pruned model: {e}"));
+    let flat = flatten(pruned).unwrap_or_else(|e| panic!("the pruned model: {e}"));
+    let graph = Graph::new(&flat).unwrap_or_else(|e| panic!("the pruned model: {e}"));
     let again = analyse(&graph).unwrap_or_else(|e| panic!("the pruned model: {e}"));
     if t.analysis.contradiction().is_none() && plain {
         assert_eq!(again.analysis.contradiction(), None, "only the pruned model contradicts itself");

@@ -33,6 +33,7 @@ mod sources;
 
 use common::Build;
 use onnx_prune::onnx::Model;
+use onnx_prune::ops::Policy;
 use onnx_prune::plan::{Budget, RoundTo, Scope};
 use onnx_prune::prune::Options;
 use onnx_prune::recover::Recover;
@@ -124,5 +125,8 @@ pub fn request(data: &[u8]) -> (Model, Options) {
         seed: u64::from(b.u8()),
         ..Options::default()
     };
+    let policy =
+        Policy { products: options.seed % 5 == 1, approximate_norm: options.seed % 7 == 1, ..Policy::default() };
+    let options = Options { policy, ..options };
     (Model::from_proto(proto, "fuzz.onnx"), options)
 }

@@ -10,7 +10,7 @@
 //!
 //! Every name in the flat graph tells where it belongs: `if_1/then_branch/conv`, `block_2/conv`. [`Scopes`] remembers how
 //! it was, and travels with the model; [`rewrite`](crate::rewrite) follows its edits ([`Scopes::settle`]) and puts all back
-//! ([`unflatten`]): nodes and constants into their bodies under their own names, and every call whose nodes are all as they
+//! (`unflatten`): nodes and constants into their bodies under their own names, and every call whose nodes are all as they
 //! were into a call. A call that was touched stays inlined. Functions that nobody calls any more go.
 //!
 //! What cannot be flattened stays as it is, an operator without a rule: recursive or malformed functions, functions with

@@ -17,6 +17,8 @@ Examples:
   onnx-prune model.onnx --ratio 0.4 --save-plan plan.json --dry-run
   onnx-prune model.onnx --plan plan.json                   apply a stored decision
   onnx-prune inspect model.onnx model.pruned.onnx          compare two models
+  onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
+  onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
 A model that is named like a command is given as ./inspect.";

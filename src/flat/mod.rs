@@ -8,8 +8,8 @@
 //!   an ordinary weight, an activation is pinned ([`Graph`](crate::graph::Graph) marks it).
 //! * A call of a function is replaced by the function's nodes.
 //!
-//! Every name in the flat graph tells where it belongs: `if_1/then_branch/conv`, `block_2/conv`. [`Scopes`] remembers how
-//! it was, and travels with the model; [`rewrite`](crate::rewrite) follows its edits ([`Scopes::settle`]) and puts all back
+//! Every name in the flat graph tells where it belongs: `if_1/then_branch/conv`, `block_2/conv`. `Scopes` remembers how
+//! it was, and travels with the model; [`rewrite`](crate::rewrite) follows its edits (`Scopes::settle`) and puts all back
 //! (`unflatten`): nodes and constants into their bodies under their own names, and every call whose nodes are all as they
 //! were into a call. A call that was touched stays inlined. Functions that nobody calls any more go.
 //!

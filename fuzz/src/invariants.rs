@@ -98,7 +98,8 @@ pub fn structure(t: &Traced, removed: &[Vec<usize>], pruned: &Model, plain: bool
         if constant.is_some_and(|c| !onnx_prune::onnx::tensor::is_float(c.data_type())) {
             continue;
         }
-        let Some(v) = graph.find(name) else { continue };
+        // The flat name of what is inside an unnamed node counts nodes, of which there may be fewer now.
+        let Some(v) = graph.find(name).filter(|_| !name.contains('#')) else { continue };
         let known = &again.analysis.lanes[0].shapes[v.0 as usize];
         if let Some(got) = known {
             assert_eq!(*got, expected, "sizes of {name:?} after pruning");

@@ -156,3 +156,22 @@ fn reshape_to_an_attribute() {
         b.g.output.push(common::build::info(&y, onnx_prune::onnx::proto::tensor_proto::DataType::Float, &[2, 8, 9]));
     });
 }
+
+/// A shuffled constant lost no channels when what came out of the shuffle did.
+#[test]
+fn a_shuffle_of_a_constant() {
+    carries("shuffle of a constant", |b| {
+        b.dynamic = false;
+        let c = b.w(&[2, 8, 3, 3]);
+        let sizes = [b.ints(&[2, 2, 4, 3, 3]), b.ints(&[2, 8, 3, 3])];
+        let split = b.op("Reshape", &[&c, &sizes[0]], &[]);
+        let swapped = b.op("Transpose", &[&split], &[("perm", A::L(vec![0, 2, 1, 3, 4]))]);
+        let shuffled = b.op("Reshape", &[&swapped, &sizes[1]], &[]);
+        let x = b.channels(&[2, 8, 3, 3], 1);
+        // A second reader of the constant, so that each has its own.
+        let y = b.op("Add", &[&x, &shuffled], &[]);
+        let z = b.op("Mul", &[&x, &c], &[]);
+        b.sink(&y, 1);
+        b.sink(&z, 1);
+    });
+}

@@ -7,6 +7,7 @@
 //! along `axis`, all other axes unchanged.
 
 use super::Analysis;
+use super::fold::constant_source;
 use crate::graph::{NodeId, ValueId, is_default_domain};
 use crate::ops::movement::permutation;
 
@@ -37,6 +38,8 @@ pub fn find(analysis: &Analysis) -> Vec<Shuffle> {
             && let Some(swapped) = g.output(t, 0)
             && let Some(last) = g.sole_reader(swapped).filter(|&m| is(m, "Reshape") && g.input(m, 0) == Some(swapped))
             && let (Some(input), Some(output)) = (g.input(id, 0), g.output(last, 0))
+            // A constant is cut for each of its readers; taken literally, this one follows.
+            && constant_source(g, input).is_none()
             && let Some((axis, perm)) = permuted(analysis, t, [input, split, swapped, output])
         {
             found.push(Shuffle { nodes: [id, t, last], input, output, axis, perm });

@@ -23,6 +23,14 @@ pub enum Error {
     /// A plan file does not fit the model.
     #[error("plan does not fit the model: {0}")]
     Plan(String),
+    /// Data to run a model on cannot be read or does not fit it.
+    #[error("{path}: {message}", path = path.display())]
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with names and shapes.
+        message: String,
+    },
     /// The tool's own consistency checks failed; no file is written.
     #[error("internal check failed: {0}; no file was written, please report this model")]
     Internal(String),

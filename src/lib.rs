@@ -17,6 +17,7 @@
 //! | repair without data | [`recover`] |
 //! | the sole writer of a pruned model | [`rewrite`] |
 //! | the proof | [`verify`], on a [`runtime`] |
+//! | samples to run a model on | [`data`] |
 //! | what is told | [`report`], [`inspect`] |
 //!
 //! [`prune::prune`] runs all of it:
@@ -39,6 +40,7 @@
 
 pub mod canon;
 pub mod channels;
+pub mod data;
 pub mod error;
 pub mod flat;
 pub mod graph;

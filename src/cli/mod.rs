@@ -1,5 +1,6 @@
 //! clap arguments → library options; one file a command, no logic.
 
+mod data;
 mod inspect;
 mod output;
 mod parse;
@@ -19,6 +20,7 @@ Examples:
   onnx-prune inspect model.onnx model.pruned.onnx          compare two models
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
+  onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
 A model that is named like a command is given as ./inspect.";
@@ -28,7 +30,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -47,6 +49,8 @@ pub struct Cli {
 enum Command {
     /// Show operators, sizes, channel groups and what holds channels back, for one model or several side by side
     Inspect(inspect::InspectArgs),
+    /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
+    Data(data::DataCommand),
 }
 
 /// What every command takes.
@@ -74,6 +78,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
+            Some(Command::Data(args)) => data::run(&args),
             None => prune::run(&self.prune),
         }
     }

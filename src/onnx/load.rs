@@ -136,7 +136,7 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// The content of a regular file.
-pub(super) fn map(path: &Path) -> Result<Bytes, OnnxError> {
+pub(crate) fn map(path: &Path) -> Result<Bytes, OnnxError> {
     Ok(map_shared(path)?.0)
 }
 

@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 
 use crate::flat::Scopes;
 pub use error::OnnxError;
+pub(crate) use load::map;
 pub use load::{from_bytes, load};
 pub use save::{SaveOptions, save};
 

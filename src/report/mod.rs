@@ -1,5 +1,6 @@
 //! What a run found and did. These structs know no format; each format is one file.
 
+pub mod data_terminal;
 pub mod dot;
 pub mod inspect_terminal;
 pub mod json;

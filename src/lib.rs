@@ -38,6 +38,7 @@
 //! # }
 //! ```
 
+pub mod calibrate;
 pub mod canon;
 pub mod channels;
 pub mod data;

@@ -1,9 +1,12 @@
 //! `onnx-prune MODEL`: from the flags to [`Options`], and the files that come out.
 
+use super::data::DataArgs;
 use super::output::{self, Staged};
 use super::progress::Progress;
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
+use onnx_prune::calibrate::Calibration;
+use onnx_prune::data::{DEFAULT_BATCH, DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
 use onnx_prune::ops::Policy;
@@ -11,9 +14,11 @@ use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use onnx_prune::prune::{Grouped, Options, Pruned, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::report::{PruneReport, json, terminal};
+use onnx_prune::runtime;
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
 use regex::Regex;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Flags that shape a decision: without effect on a stored one.
@@ -128,8 +133,7 @@ pub struct PruneArgs {
     #[arg(long, help_heading = "Reach")]
     qk_dims: bool,
 
-    /// What is done for accuracy without data: nothing; fold channels that are constant into the biases of their readers;
-    /// or fold the expected value of all removed channels [default: bias, or as stored in --plan]
+    /// What is done for accuracy [default: reconstruct with data, else bias, or as stored in --plan]
     #[arg(long, value_enum, value_name = "MODE", help_heading = "Repair and check")]
     recover: Option<Recover>,
     /// Do not compare the pruned model with the masked original
@@ -137,8 +141,15 @@ pub struct PruneArgs {
     no_verify: bool,
 
     #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
     common: Common,
 }
+
+/// Samples that are drawn when `--samples` does not say.
+const SAMPLES: usize = 512;
+/// Fewer batches than this are made smaller.
+const BATCHES: usize = 8;
 
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -177,6 +188,7 @@ impl BudgetArgs {
 }
 
 impl PruneArgs {
+    /// All but what needs the model: data, and the repair that follows from having some.
     fn options(&self) -> anyhow::Result<Options> {
         let budget = self.budget.budget().ok_or_else(|| Error::Usage(NO_BUDGET.into()))?;
         let plan = self.budget.plan.as_ref().map(plan::load).transpose()?;
@@ -200,12 +212,13 @@ impl PruneArgs {
                 ..Policy::default()
             },
             grouped: self.grouped,
-            recover: self.recover(plan.as_ref())?,
+            recover: Recover::default(),
             verify: !self.no_verify,
             seed: self.seed,
             plan,
             dry_run: self.dry_run,
             hash: self.save_plan.is_some(),
+            calibration: None,
         })
     }
 
@@ -213,10 +226,37 @@ impl PruneArgs {
         self.model.as_deref().unwrap_or(Path::new(""))
     }
 
-    fn recover(&self, plan: Option<&PlanFile>) -> anyhow::Result<Recover> {
+    /// What `--data` stands for, ready to be run.
+    fn calibration(&self, model: &Model) -> anyhow::Result<Option<Arc<Calibration>>> {
+        let Some((path, mut options)) = self.data.resolve(self.model(), self.seed)? else { return Ok(None) };
+        options.samples.get_or_insert(SAMPLES);
+        let open = |options: &DataOptions| Dataset::open(&path, model, options).map_err(|e| in_file(e, &path));
+        let mut data = open(&options)?;
+        if options.batch.is_none() && data.batch_size() == DEFAULT_BATCH && data.batches() < BATCHES {
+            // Whole batches are held back to measure.
+            options.batch = Some(data.len().div_ceil(BATCHES));
+            data = open(&options)?;
+        }
+        let runtime = runtime::embedded().ok_or_else(|| {
+            Error::Usage("--data needs a runtime, and this build has none: build with the feature `tract`".into())
+        })?;
+        let batches = (0..data.batches()).map(|k| data.batch(k)).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Some(Arc::new(Calibration { seed: self.seed, ..Calibration::new(batches, runtime) })))
+    }
+
+    fn recover(&self, plan: Option<&PlanFile>, data: bool) -> anyhow::Result<Recover> {
         match (self.recover, plan.map(|p| p.recover.as_str())) {
+            (Some(Recover::Reconstruct), _) if !data => {
+                Err(Error::Usage("--recover reconstruct needs --data: samples to fit the weights to".into()).into())
+            }
             (Some(asked), _) => Ok(asked),
+            (None, None | Some("")) if data => Ok(Recover::Reconstruct),
             (None, None | Some("")) => Ok(Recover::default()),
+            (None, Some("reconstruct")) if !data => Err(Error::Usage(
+                "the plan was made for reconstruction from data: give the same --data, or choose another --recover"
+                    .into(),
+            )
+            .into()),
             (None, Some(stored)) => Ok(Recover::from_str(stored, false).map_err(|_| {
                 Error::Plan(format!("it asks for the unknown repair {stored:?}; choose one with --recover"))
             })?),
@@ -294,12 +334,15 @@ pub fn load(path: &Path) -> anyhow::Result<Model> {
 pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     args.common.start()?;
-    let options = args.options()?;
+    let mut options = args.options()?;
     let progress = Progress::new(args.common.quiet);
     progress.stage("load");
     let model = load(args.model())?;
     let out = args.out();
     args.check_outputs(out.as_deref(), &model)?;
+    progress.stage("data");
+    options.calibration = args.calibration(&model)?;
+    options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
     let loaded = start.elapsed();
     let mut pruned = prune(&model, &options, &|stage| progress.stage(stage)).map_err(|e| in_file(e, args.model()))?;
     pruned.report.timings_ms.insert("load".into(), loaded.as_secs_f64() * 1e3);

@@ -110,6 +110,33 @@ pub enum Behind {
     Addend(usize),
 }
 
+/// How a node passes a value's channels on, each by itself, when nothing else happens to them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Onward {
+    /// A batch normalization: times `γ/√(var + ε)`, plus something constant.
+    BatchNorm {
+        /// ε.
+        epsilon: f64,
+    },
+    /// Times the constant in this slot.
+    Times(usize),
+    /// Plus the value in this slot.
+    Plus(usize),
+    /// As it is.
+    Same,
+}
+
+/// How the node passes on the value in slot `from`.
+pub fn onward(cx: &NodeCx, from: usize) -> Option<Onward> {
+    match (passage(cx), from) {
+        (Passage::BatchNorm { epsilon }, 0) => Some(Onward::BatchNorm { epsilon }),
+        (Passage::Product, 0 | 1) => Some(Onward::Times(1 - from)),
+        (Passage::Sum(signs), 0 | 1) if signs == [1.0, 1.0] => Some(Onward::Plus(1 - from)),
+        (Passage::Apply(Activation::Identity), 0) => Some(Onward::Same),
+        _ => None,
+    }
+}
+
 /// What the node behind a layer offers, when it reads the layer's output in slot `from`.
 pub fn behind(cx: &NodeCx, from: usize) -> Option<Behind> {
     match (passage(cx), from) {

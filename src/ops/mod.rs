@@ -18,6 +18,7 @@ pub mod einsum;
 pub mod elementwise;
 pub mod expect;
 pub mod heads;
+pub mod layer;
 pub mod linear;
 pub mod misc;
 pub mod movement;

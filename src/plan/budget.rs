@@ -13,7 +13,7 @@ use crate::channels::Channels;
 /// A target counts as missed when it is off by more than this share of the original.
 pub(super) const TOLERANCE: f64 = 0.02;
 /// The repair of a cost target is content with this share of the original.
-const CLOSE: f64 = 0.0025;
+pub(super) const CLOSE: f64 = 0.0025;
 /// With more movable units than this, pairs of steps are not tried (single ones come near enough).
 const PAIRS: usize = 64;
 /// With at most this many levels in all, pairs of moves to any level are tried.
@@ -45,11 +45,7 @@ impl Outcome {
 
 /// Finds the levels that come nearest to the budget.
 pub(super) fn search(ch: &Channels, units: &[UnitPlan], budget: &Budget, scope: Scope) -> Outcome {
-    let measure = match budget {
-        Budget::Ratio(_) | Budget::Threshold(_) => Measure::channels(ch),
-        Budget::TargetMacs(_) => Measure::macs(ch),
-        Budget::TargetParams(_) => Measure::params(ch),
-    };
+    let measure = Measure::of(ch, budget);
     let before = Meter::new(&measure).total();
     let search = Search::new(units, &measure, before);
     let (target, found) = match *budget {
@@ -81,32 +77,32 @@ enum Cut {
     Share(f64),
 }
 
-struct Point {
-    level: Vec<usize>,
-    wanted: Vec<f64>,
-    value: f64,
+pub(super) struct Point {
+    pub(super) level: Vec<usize>,
+    pub(super) wanted: Vec<f64>,
+    pub(super) value: f64,
 }
 
 /// One step of one unit.
 #[derive(Clone, Copy)]
-struct Step {
+pub(super) struct Step {
     unit: usize,
     to: usize,
     /// How much the figure rises.
-    change: f64,
+    pub(super) change: f64,
 }
 
-struct Search<'a> {
+pub(super) struct Search<'a> {
     units: &'a [UnitPlan],
     measure: &'a Measure,
     /// `[unit]`: the items of the measure that depend on it.
     items: Vec<Vec<usize>>,
     /// Differences below this are noise.
-    noise: f64,
+    pub(super) noise: f64,
 }
 
 impl<'a> Search<'a> {
-    fn new(units: &'a [UnitPlan], measure: &'a Measure, before: f64) -> Self {
+    pub(super) fn new(units: &'a [UnitPlan], measure: &'a Measure, before: f64) -> Self {
         let items = units.iter().map(|u| measure.items_of(u.shares.iter().map(|s| s.group))).collect();
         Self { units, measure, items, noise: 1e-9 * before }
     }
@@ -132,7 +128,7 @@ impl<'a> Search<'a> {
         Point { level, wanted, value }
     }
 
-    fn meter(&self, level: &[usize]) -> Meter<'a> {
+    pub(super) fn meter(&self, level: &[usize]) -> Meter<'a> {
         let mut meter = Meter::new(self.measure);
         for (unit, &l) in self.units.iter().zip(level).filter(|&(_, &l)| l > 0) {
             unit.shares.iter().for_each(|s| meter.shift(s.group, f64::from(s.taken[unit.levels[l]])));
@@ -185,7 +181,7 @@ impl<'a> Search<'a> {
     }
 
     /// The step of `unit` to level `to`.
-    fn step(&self, meter: &mut Meter, unit: usize, from: usize, to: usize) -> Step {
+    pub(super) fn step(&self, meter: &mut Meter, unit: usize, from: usize, to: usize) -> Step {
         let before = meter.part(&self.items[unit]);
         self.shift(meter, unit, from, to);
         let change = meter.part(&self.items[unit]) - before;
@@ -193,7 +189,7 @@ impl<'a> Search<'a> {
         Step { unit, to, change }
     }
 
-    fn shift(&self, meter: &mut Meter, unit: usize, from: usize, to: usize) {
+    pub(super) fn shift(&self, meter: &mut Meter, unit: usize, from: usize, to: usize) {
         let u = &self.units[unit];
         for s in &u.shares {
             meter.shift(s.group, f64::from(s.taken[u.levels[to]]) - f64::from(s.taken[u.levels[from]]));
@@ -217,7 +213,7 @@ impl<'a> Search<'a> {
 
     /// Greedy single steps: while the target is further off than `close`, the step that brings it nearer at the lowest
     /// score per cost (when channels are given back: that saves the highest).
-    fn repaired(&self, mut p: Point, target: f64, close: f64, bounds: Option<&[(usize, usize)]>) -> Point {
+    pub(super) fn repaired(&self, mut p: Point, target: f64, close: f64, bounds: Option<&[(usize, usize)]>) -> Point {
         let mut meter = self.meter(&p.level);
         for _ in 0..4 * self.units.len() + 64 {
             let off = p.value - target;
@@ -246,7 +242,7 @@ impl<'a> Search<'a> {
 
     /// The pair of moves that comes nearest to the target, if one comes nearer: to any level in a small model, where single
     /// steps are coarse, else to neighbouring levels.
-    fn swap(&self, p: &mut Point, target: f64) -> bool {
+    pub(super) fn swap(&self, p: &mut Point, target: f64) -> bool {
         let free = |u: &usize| self.units[*u].free();
         let reach = match (0..self.units.len()).filter(free).map(|u| self.units[u].levels.len()).sum() {
             0..=SMALL => usize::MAX,

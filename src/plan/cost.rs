@@ -1,5 +1,6 @@
 //! The cost model: how long every axis stays, and what that costs, as a function of how many channels each group loses.
 
+use super::Budget;
 use crate::channels::{AxisId, Channels, Cost};
 use std::collections::BTreeMap;
 
@@ -52,6 +53,15 @@ pub(super) struct Measure {
 }
 
 impl Measure {
+    /// What a budget speaks of.
+    pub(super) fn of(ch: &Channels, budget: &Budget) -> Self {
+        match budget {
+            Budget::Ratio(_) | Budget::Threshold(_) => Self::channels(ch),
+            Budget::TargetMacs(_) => Self::macs(ch),
+            Budget::TargetParams(_) => Self::params(ch),
+        }
+    }
+
     /// Multiply-accumulates.
     pub(super) fn macs(ch: &Channels) -> Self {
         let items = ch.macs.iter().map(|m| Item(vec![term(&m.cost)])).collect();

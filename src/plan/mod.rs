@@ -8,6 +8,7 @@
 //!
 //! Nothing here knows operators, weights or protobuf, and everything is deterministic.
 
+mod allocate;
 mod budget;
 mod cost;
 mod explain;
@@ -179,12 +180,55 @@ pub struct Reached {
 }
 
 /// Decides which channels go: `scores[group][channel]` is their importance, the lowest goes first.
+///
+/// # Errors
+/// [`Error::Usage`] when budget, limits and scores contradict each other or the model.
 pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) -> Result<Decision> {
     budget.check()?;
     limits.check()?;
     let units = units::build(ch, scores, limits)?;
     let outcome = budget::search(ch, &units, budget, limits.scope);
+    finish(ch, &units, outcome, budget, limits)
+}
 
+/// Decides with error curves: channels go in the order of `scores`, and how many of each unit is what costs the least
+/// error in all. `curves[unit][k]` is the error when `k` of its bundles are gone.
+///
+/// # Errors
+/// As [`decide`]; also for a [`Budget::Threshold`], which speaks of scores.
+pub fn allocate(
+    ch: &Channels,
+    scores: &Scores,
+    curves: &[Vec<f64>],
+    budget: &Budget,
+    limits: &Limits,
+) -> Result<Decision> {
+    budget.check()?;
+    limits.check()?;
+    let mut units = units::build(ch, scores, limits)?;
+    let outcome = allocate::search(ch, &mut units, curves, budget)?;
+    finish(ch, &units, outcome, budget, limits)
+}
+
+/// Per unit: the allowed numbers of removed bundles, ascending from 0, under the limits.
+///
+/// # Errors
+/// As [`decide`].
+pub fn levels(ch: &Channels, scores: &Scores, limits: &Limits) -> Result<Vec<Vec<usize>>> {
+    limits.check()?;
+    Ok(units::build(ch, scores, limits)?
+        .into_iter()
+        .map(|u| if u.fixed.is_some() { vec![0, u.levels[u.fixed.unwrap_or(0)]] } else { u.levels })
+        .collect())
+}
+
+fn finish(
+    ch: &Channels,
+    units: &[units::UnitPlan],
+    outcome: budget::Outcome,
+    budget: &Budget,
+    limits: &Limits,
+) -> Result<Decision> {
     let mut removed: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
     for (unit, &level) in units.iter().zip(&outcome.level) {
         for &(group, channel) in unit.cells.iter().flat_map(|cell| &cell[..unit.levels[level]]) {
@@ -216,8 +260,8 @@ pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) 
             highest.unwrap_or(t)
         }
     };
-    reached.missed = explain::missed(ch, &units, &outcome, budget, limits, &reached);
-    let reasons = explain::reasons(ch, &units, &outcome, limits);
+    reached.missed = explain::missed(ch, units, &outcome, budget, limits, &reached);
+    let reasons = explain::reasons(ch, units, &outcome, limits);
     Ok(Decision { removed, reasons, reached })
 }
 

@@ -15,7 +15,7 @@ fn matches(graph: &Graph, ch: &Channels, group: usize, re: &Regex) -> bool {
         || g.axes.iter().any(|&(a, _)| re.is_match(&graph.value(ch.tensor_of(a).value).name))
 }
 
-fn limits(graph: &Graph, ch: &Channels, o: &Options) -> Result<Limits> {
+pub(super) fn limits(graph: &Graph, ch: &Channels, o: &Options) -> Result<Limits> {
     let all = 0..ch.groups.len();
     let any = |g: usize, list: &[Regex]| list.iter().any(|r| matches(graph, ch, g, r));
     for r in o.exclude.iter().chain(&o.only).chain(o.layer_ratio.iter().map(|(r, _)| r)) {

@@ -82,10 +82,17 @@ pub(super) fn new_report(
         missed: d.reached.missed.clone(),
         channels_prunable: d.reached.channels_prunable,
         channels_removed: d.reached.channels_removed,
-        criterion: o.criterion.as_ref().map_or_else(
-            || format!("{DEFAULT_CRITERION} (default; {FALLBACK_CRITERION} where there is no BatchNormalization)"),
-            ToString::to_string,
-        ),
+        criterion: match (&o.criterion, super::calibrated::applies(o)) {
+            (Some(c), _) => c.to_string(),
+            (None, Some(cal)) => format!(
+                "{} (default with data: error curves from {} samples, weighed by their measured effect)",
+                super::calibrated::CRITERION,
+                cal.samples()
+            ),
+            (None, None) => {
+                format!("{DEFAULT_CRITERION} (default; {FALLBACK_CRITERION} where there is no BatchNormalization)")
+            }
+        },
         notes,
         approximated: Vec::new(),
         groups,

@@ -1,5 +1,6 @@
 //! The pipeline: bytes → Model → canon → Graph → trace → Groups → Scores → Plan → rewrite → recover → verify → Report.
 
+mod calibrated;
 mod decide;
 mod figures;
 pub mod fold_weights;
@@ -8,6 +9,7 @@ mod grouped;
 pub use figures::count_params;
 pub use grouped::Grouped;
 
+use crate::calibrate::{Calibration, sites};
 use crate::canon::{self, Analysis};
 use crate::channels::{Channels, Trace, trace};
 use crate::error::{Error, Result};
@@ -23,6 +25,7 @@ use crate::score::{Aggregate, CriterionSpec, Normalize};
 use crate::verify;
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Everything that a pruning run can be told.
@@ -69,6 +72,8 @@ pub struct Options {
     /// Put the model's SHA-256 into the plan. Reading and hashing a large file takes longer than pruning it, so a caller
     /// that does not keep the plan leaves it out.
     pub hash: bool,
+    /// Calibration data. It decides what goes unless a criterion is named, and is what [`Recover::Reconstruct`] works with.
+    pub calibration: Option<Arc<Calibration>>,
 }
 
 impl Default for Options {
@@ -94,6 +99,7 @@ impl Default for Options {
             plan: None,
             dry_run: false,
             hash: true,
+            calibration: None,
         }
     }
 }
@@ -205,7 +211,11 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
             (t, decision, None, Vec::new())
         }
         None => {
-            let d = grouped::decide_best(&graph, options, &mut clock, progress)?;
+            let mut d = grouped::decide_best(&graph, options, &mut clock, progress)?;
+            if let Some(cal) = calibrated::applies(options) {
+                (d.decision, d.scores) =
+                    calibrated::decide(&d.traced, options, cal, &mut clock, progress, &mut d.notes)?;
+            }
             (d.traced, d.decision, d.scores, d.notes)
         }
     };
@@ -278,7 +288,7 @@ fn cut(
         let v = check(t, &removed, &pruned, options, exact, clock, progress)?;
         return Ok((pruned, RecoverReport::default(), v));
     }
-    let (repaired, done) = clock.time("recover", || recover::bias::absorb(t, gone, options.recover))?;
+    let (repaired, done) = clock.time("recover", || repair(t, gone, options, progress))?;
     t.analysis.graph.model.release_pages();
     let graph = Graph::new(&repaired)?;
     let t2 = analyse_with(&graph, &t.analysis.policy)?;
@@ -287,6 +297,21 @@ fn cut(
     let pruned = clock.time("rewrite", || rewrite::rewrite(&t2.analysis, &t2.trace, &removed))?;
     let v = check(&t2, &removed, &pruned, options, exact, clock, progress)?;
     Ok((pruned, done, v))
+}
+
+/// The whole model with what makes up for the channels that go.
+fn repair(t: &Traced, gone: &[Vec<usize>], o: &Options, progress: &dyn Fn(&str)) -> Result<(Model, RecoverReport)> {
+    if o.recover != Recover::Reconstruct {
+        return recover::bias::absorb(t, gone, o.recover);
+    }
+    let cal = o.calibration.as_ref().ok_or_else(|| {
+        Error::Usage("reconstruction needs calibration data: give --data, or choose another --recover".into())
+    })?;
+    let prepared = sites::prepare(t)?;
+    let graph = Graph::new(&prepared)?;
+    let ready = analyse_with(&graph, &t.analysis.policy)?;
+    same_groups(&t.trace.channels, &ready.trace.channels)?;
+    recover::reconstruct::reconstruct(&ready, gone, cal, progress)
 }
 
 fn check(

@@ -19,9 +19,9 @@ use crate::rewrite::Edit;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Where a consumer's constant part can be put.
-#[derive(Clone, Copy)]
-enum Target {
+/// Where a layer's constant part can be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
     /// An existing constant: add the difference.
     Add(NodeId, usize),
     /// A running mean: subtract it.
@@ -100,6 +100,7 @@ pub fn absorb(t: &Traced, removed: &[Vec<usize>], mode: Recover) -> Result<(Mode
         constant_channels: count(Kind::Constant),
         expected_channels: count(Kind::Expected),
         skipped_channels: count(Kind::Skipped),
+        layers: Vec::new(),
     };
     Ok((edit.finish()?, report))
 }
@@ -128,7 +129,7 @@ fn job(t: &Traced, c: &Contraction) -> Option<(ValueId, TensorId, Linear, Target
         return None;
     }
     let other = t.analysis.graph.input(c.node, 0)?;
-    Some((other, weight, layer, target(t, c, &layer)?))
+    Some((other, weight, layer, target(t, c.node, &layer)?))
 }
 
 /// The constant in a slot, when it is one vector (all other sizes 1) of floats.
@@ -150,15 +151,15 @@ fn outputs(t: &Traced, node: NodeId, layer: &Linear) -> Option<(usize, usize)> {
     fixed.then_some((dims.len() - 1 - axis, n))
 }
 
-/// Where the consumer's constant part goes.
-fn target(t: &Traced, c: &Contraction, layer: &Linear) -> Option<Target> {
+/// Where a layer's constant part goes.
+pub fn target(t: &Traced, node: NodeId, layer: &Linear) -> Option<Target> {
     let g = t.analysis.graph;
-    let (from_end, n) = outputs(t, c.node, layer)?;
-    let cx = t.analysis.cx(c.node, 0, &[]);
+    let (from_end, n) = outputs(t, node, layer)?;
+    let cx = t.analysis.cx(node, 0, &[]);
     if let Some(slot) = layer.bias.filter(|&s| cx.has(s)) {
-        return vector(t, c.node, slot, n).then_some(Target::Add(c.node, slot));
+        return vector(t, node, slot, n).then_some(Target::Add(node, slot));
     }
-    let y = g.output(c.node, 0)?;
+    let y = g.output(node, 0)?;
     if let Some(r) = g.sole_reader(y)
         && let Some(from) = (0..2).find(|&s| g.input(r, s) == Some(y))
     {
@@ -174,7 +175,7 @@ fn target(t: &Traced, c: &Contraction, layer: &Linear) -> Option<Target> {
             _ => {}
         }
     }
-    layer.bias.map(|slot| Target::New(c.node, slot))
+    layer.bias.map(|slot| Target::New(node, slot))
 }
 
 /// `Σ_j m_j Σ_taps W[k, j, …]` for every output channel `k`.

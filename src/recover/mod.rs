@@ -1,7 +1,8 @@
-//! What can be done for accuracy without data.
+//! What can be done for accuracy without training.
 
 pub mod bias;
 pub mod moments;
+pub mod reconstruct;
 pub mod rescale;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub enum Recover {
     /// Also fold the expected value of every other removed channel, where batch normalization tells it.
     #[default]
     Bias,
+    /// Fit the weights that stay to the original network's outputs on --data, layer by layer.
+    Reconstruct,
 }
 
 impl Recover {
@@ -26,6 +29,7 @@ impl Recover {
             Recover::None => "none",
             Recover::Constant => "constant",
             Recover::Bias => "bias",
+            Recover::Reconstruct => "reconstruct",
         }
     }
 }

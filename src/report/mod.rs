@@ -71,6 +71,20 @@ pub struct RecoverReport {
     pub expected_channels: usize,
     /// Removed channels without a known expectation, or whose consumer takes no bias.
     pub skipped_channels: usize,
+    /// What reconstruction did to each layer, in the order of the network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerRepair>,
+}
+
+/// One layer's reconstruction, on samples that were held back.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerRepair {
+    /// The node.
+    pub layer: String,
+    /// Mean squared error of its output before, in shares of the output's variance.
+    pub before: f64,
+    /// The same after; equal when the layer did not profit and was left alone.
+    pub after: f64,
 }
 
 /// The result of a pruning run.

@@ -141,6 +141,24 @@ fn checks(r: &PruneReport, width: u16) -> String {
     ];
     let done: Vec<_> =
         done.iter().filter(|d| d.0 > 0).map(|(n, noun, how)| format!("{} {how}", plural(*n, noun))).collect();
+    let mut done: Vec<String> = done;
+    if !repair.layers.is_empty() {
+        let better: Vec<_> = repair.layers.iter().filter(|l| l.after < l.before).collect();
+        done.push(format!(
+            "{} of {} fitted to the original's outputs ({} left alone)",
+            better.len(),
+            plural(repair.layers.len(), "layer"),
+            repair.layers.len() - better.len()
+        ));
+        if let Some(last) = repair.layers.last() {
+            done.push(format!(
+                "error of the last, {}, on held-back samples {:.1} % → {:.1} % of its variance",
+                last.layer,
+                last.before * 100.0,
+                last.after * 100.0
+            ));
+        }
+    }
     let done = if done.is_empty() { String::new() } else { format!(": {}", done.join(", ")) };
     out += &field("Repair", &format!("{}{done}", repair.mode), width);
     let verified = match r.verify.max_rel_diff {

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "tract")]
 mod tract;
+pub mod walk;
 
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -42,6 +43,21 @@ impl Data {
             Self::I8(v) => v.len(),
             Self::Bool(v) => v.len(),
         }
+    }
+
+    /// Bytes of one element.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::F64(_) | Self::I64(_) => 8,
+            Self::F32(_) | Self::I32(_) => 4,
+            Self::F16(_) => 2,
+            Self::U8(_) | Self::I8(_) | Self::Bool(_) => 1,
+        }
+    }
+
+    /// Whether the elements are integers or booleans.
+    pub fn is_integer(&self) -> bool {
+        !matches!(self, Self::F32(_) | Self::F64(_) | Self::F16(_))
     }
 
     /// Whether there are no elements.

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 /// Where nothing else is known.
 const WIDTH: u16 = 100;
 /// The stages in the order of the pipeline.
-const STAGES: [&str; 9] = ["load", "graph", "trace", "score", "plan", "recover", "rewrite", "verify", "save"];
+const STAGES: [&str; 11] =
+    ["load", "graph", "trace", "score", "survey", "plan", "trials", "recover", "rewrite", "verify", "save"];
 
 /// `COLUMNS` where it is set, else 100.
 pub fn width() -> u16 {

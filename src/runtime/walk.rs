@@ -30,6 +30,8 @@ pub struct Walker<'r> {
     /// Per node: all values that it reads.
     reads: Vec<Vec<String>>,
     constants: HashMap<String, usize>,
+    /// Values computed from constants alone. Runtimes want to see what they are, so they are never kept.
+    derived: BTreeSet<String>,
     inputs: Vec<Feed>,
     /// Per batch: what is known.
     kept: Vec<BTreeMap<String, Array>>,
@@ -57,15 +59,33 @@ impl<'r> Walker<'r> {
     pub fn new(runtime: &'r dyn Runtime, model: &Model, batches: Vec<Feed>, memory: usize) -> Result<Walker<'r>> {
         let graph = graph(model)?;
         let mut maker = HashMap::new();
-        let mut reads = Vec::new();
+        let mut reads: Vec<Vec<String>> = Vec::new();
         for (i, n) in graph.node.iter().enumerate() {
             maker.extend(n.output.iter().filter(|o| !o.is_empty()).map(|o| (o.clone(), i)));
             let inputs = n.input.iter().map(String::as_str).chain(captured_names(n));
             reads.push(inputs.filter(|v| !v.is_empty()).map(str::to_owned).collect());
         }
-        let constants = graph.initializer.iter().enumerate().map(|(i, t)| (t.name().to_owned(), i)).collect();
+        let constants: HashMap<String, usize> =
+            graph.initializer.iter().enumerate().map(|(i, t)| (t.name().to_owned(), i)).collect();
+        let mut derived: BTreeSet<String> = BTreeSet::new();
+        loop {
+            let before = derived.len();
+            for (n, reads) in graph.node.iter().zip(&reads) {
+                // A node without inputs may draw random numbers.
+                let fixed = |r: &String| constants.contains_key(r) || derived.contains(r);
+                if (!reads.is_empty() || n.attribute.iter().any(|a| a.name().starts_with("value")))
+                    && reads.iter().all(fixed)
+                {
+                    derived.extend(n.output.iter().cloned());
+                }
+            }
+            if derived.len() == before {
+                break;
+            }
+        }
         Ok(Walker {
             runtime,
+            derived,
             maker,
             reads,
             constants,
@@ -112,12 +132,13 @@ impl<'r> Walker<'r> {
         let made = part.nodes.iter().flat_map(|&n| self.node(n).into_iter().flat_map(|n| &n.output));
         let mut outputs: Vec<String> = made
             .filter(|o| !o.is_empty())
-            .filter(|o| names.contains(o) || (!self.thrifty && later(o, self)))
+            .filter(|o| names.contains(o) || (!self.thrifty && !self.derived.contains(*o) && later(o, self)))
             .cloned()
             .collect();
         outputs.sort();
         outputs.dedup();
-        let keep: BTreeSet<String> = outputs.iter().filter(|o| later(o, self)).cloned().collect();
+        let keep: BTreeSet<String> =
+            outputs.iter().filter(|o| !self.derived.contains(*o) && later(o, self)).cloned().collect();
         let step = rayon::current_num_threads().max(1);
         for from in (0..self.kept.len()).step_by(step) {
             let to = (from + step).min(self.kept.len());

@@ -14,7 +14,8 @@
 //! | channels, groups, pins | [`channels`] |
 //! | importance | [`score`] |
 //! | the decision | [`plan`] |
-//! | repair without data | [`recover`] |
+//! | what layers see on data, what removals cost | [`calibrate`] |
+//! | repair | [`recover`] |
 //! | the sole writer of a pruned model | [`rewrite`] |
 //! | the proof | [`verify`], on a [`runtime`] |
 //! | samples to run a model on | [`data`] |

@@ -54,6 +54,7 @@ fn report(groups: usize) -> PruneReport {
             constant_channels: 1,
             expected_channels: 399,
             skipped_channels: 0,
+            layers: Vec::new(),
         },
         verify: VerifyReport {
             runtime: "tract 0.23".into(),

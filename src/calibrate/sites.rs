@@ -140,7 +140,7 @@ impl Site {
                 }
                 Some(Onward::Plus(slot)) => {
                     let Some(other) = g.input(reader, slot) else { break };
-                    let fixed = t.trace.tensors.by_value.get(&other).is_none();
+                    let fixed = !t.trace.tensors.by_value.contains_key(&other);
                     if !fixed {
                         after.other = (t.analysis.dims(other) == dims).then_some(other);
                         if after.other.is_some() {

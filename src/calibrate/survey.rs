@@ -50,7 +50,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(t: &Traced, site: Site) -> Seen {
+    fn new(site: Site) -> Seen {
         let mut layer = site.layer.clone();
         let mut taps = 1;
         if layer.columns() >= MAX_COLUMNS && layer.taps > 1 {
@@ -68,7 +68,6 @@ impl Seen {
             };
             layer = Layer { taps: 1, form: Form::Conv(one), ..layer };
         }
-        let _ = t;
         let moments = (0..layer.groups).map(|_| Moments::new(layer.columns() + 1, 0)).collect();
         Seen { site, layer, taps, moments }
     }
@@ -178,7 +177,7 @@ fn look(t: &Traced, cal: &Calibration, units: &BTreeSet<usize>) -> Result<Vec<Se
     let axes: BTreeSet<_> = groups.iter().flat_map(|&g| ch.groups[g].axes.iter().map(|a| a.0)).collect();
     let reads = |s: &Site| t.trace.contractions.iter().any(|c| c.node == s.node && axes.contains(&c.axis));
     let mut seen: Vec<Seen> =
-        sites(t).into_iter().filter(|s| !s.layer.depthwise() && reads(s)).map(|s| Seen::new(t, s)).collect();
+        sites(t).into_iter().filter(|s| !s.layer.depthwise() && reads(s)).map(Seen::new).collect();
     let mut walker = Walker::new(cal.runtime, t.analysis.graph.model, cal.batches.clone(), cal.memory)?;
     let name = |v: ValueId| t.analysis.graph.value(v).name.clone();
     for s in &mut seen {

@@ -17,6 +17,7 @@ Examples:
   onnx-prune model.onnx --ratio 0.3 --exclude '^head' --layer-ratio 'layer4=0.6'
   onnx-prune model.onnx --ratio 0.4 --save-plan plan.json --dry-run
   onnx-prune model.onnx --plan plan.json                   apply a stored decision
+  onnx-prune model.onnx --target-macs 0.5 --data photos/ --preprocess imagenet    decide and repair from unlabelled images
   onnx-prune inspect model.onnx model.pruned.onnx          compare two models
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?

@@ -203,7 +203,7 @@ impl Job<'_> {
         let largest = scale.iter().fold(0.0_f64, |m, s| m.max(s.abs()));
         let back: Vec<f64> =
             outputs.iter().map(|&k| if scale[k].abs() > 1e-3 * largest { 1.0 / scale[k] } else { 0.0 }).collect();
-        let mut targets: Vec<Target3> = Vec::new();
+        let mut targets: Vec<Wanted> = Vec::new();
         let seed = seed_of(self.cal.seed, site.node.0);
         let quota = self.quota(&splits);
         let mut asked = vec![name(site.y)];
@@ -228,7 +228,7 @@ impl Job<'_> {
                 Some(end) => rows::outputs(layer, end, &picked, &outputs)?,
                 None => Vec::new(),
             };
-            targets.push(Target3 { target, end, dims: y.dims.clone(), picked });
+            targets.push(Wanted { target, end, dims: y.dims.clone(), picked });
             Ok(())
         })?;
         if misfit {
@@ -246,7 +246,7 @@ impl Job<'_> {
             let parts: Vec<(bool, Range<usize>)> =
                 (0..samples).map(|s| ((first + s) % HELD == HELD - 1, wanted.picked.of_sample(s))).collect();
             first += samples;
-            let wanted: &Target3 = wanted;
+            let wanted: &Wanted = wanted;
             splits.par_iter_mut().try_for_each(|s| s.add(layer, x, wanted, &outputs, &parts))
         })?;
         drop(targets);
@@ -333,7 +333,8 @@ impl Job<'_> {
             .sum();
         let enough = splits.iter().all(|s| s.held.rows > 0 && s.fit.rows > 0);
         let before = total(splits, &priors);
-        if !(energy > 0.0 && before.is_finite() && before > 1e-10 * energy) || !enough {
+        let worth = energy > 0.0 && before.is_finite() && before > 1e-10 * energy;
+        if !worth || !enough {
             return Ok(None);
         }
         let free = present.is_some();
@@ -353,7 +354,6 @@ impl Job<'_> {
         let Some((mut after, pull, mut weights)) = best.filter(|b| b.0 < before) else {
             return Ok(Some(Repair { before: before / energy, after: before / energy, updates: Vec::new() }));
         };
-        let mut rounds = 0;
         if let Some(bounds) = bounds {
             for _ in 0..ROUNDS {
                 splits.par_iter_mut().zip(&weights).for_each(|(s, w)| {
@@ -362,10 +362,10 @@ impl Job<'_> {
                 });
                 let Some(next) = fitted(splits, pull, &weights) else { break };
                 let error = total(splits, &next);
-                if !(error < after) {
+                if error.is_nan() || error >= after {
                     break;
                 }
-                (after, weights, rounds) = (error, next, rounds + 1);
+                (after, weights) = (error, next);
             }
         }
         for (s, w) in splits.iter().zip(&weights) {
@@ -401,7 +401,7 @@ impl Job<'_> {
 }
 
 /// What a layer should give on one batch.
-struct Target3 {
+struct Wanted {
     /// `[rows][outputs]`.
     target: Vec<f32>,
     /// What the next activation sees, where it matters.
@@ -416,7 +416,7 @@ impl Split {
         &mut self,
         layer: &Layer,
         x: &Array,
-        wanted: &Target3,
+        wanted: &Wanted,
         outputs: &[usize],
         parts: &[(bool, Range<usize>)],
     ) -> Result<()> {

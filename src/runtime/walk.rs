@@ -44,6 +44,9 @@ pub struct Walker<'r> {
     pub nodes_run: usize,
 }
 
+/// A loaded part, and the constants that it was made with.
+type Ready = (Feed, Box<dyn Session>);
+
 /// What one step runs.
 struct Part {
     nodes: Vec<usize>,
@@ -231,7 +234,7 @@ impl<'r> Walker<'r> {
             return Ok(batches.map(|_| Vec::new()).collect());
         }
         // Loaded once for batches that agree in their constants.
-        let sessions: Mutex<Vec<(Vec<(String, Array)>, Box<dyn Session>)>> = Mutex::new(Vec::new());
+        let sessions: Mutex<Vec<Ready>> = Mutex::new(Vec::new());
         let one = |batch: usize| -> Result<Feed> {
             let known = part.from.iter().filter_map(|name| Some((name.clone(), self.known(batch, name)?.clone())));
             let (fixed, feed): (Feed, Feed) = known.partition(|(_, a)| a.data.is_integer() && a.data.len() <= SMALL);

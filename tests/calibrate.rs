@@ -30,6 +30,10 @@ fn batches(m: &Model, n: usize, size: usize) -> Vec<Feed> {
     (0..n).map(|k| random_inputs(m, k as u64, &|_, _| size).unwrap()).collect()
 }
 
+fn shared(feeds: &[Feed]) -> Vec<Arc<Feed>> {
+    feeds.iter().cloned().map(Arc::new).collect()
+}
+
 /// All values of a flat model that a node makes, in topological order.
 fn made(m: &Model) -> Vec<String> {
     let g = Graph::new(m).unwrap();
@@ -58,7 +62,7 @@ fn walking_gives_what_one_run_gives() {
         let (names, feeds) = (made(&m), batches(&m, 2, 3));
         let expected: Vec<Feed> = feeds.iter().map(|f| tapped(&m, &names, f)).collect();
         for (memory, skip) in [(usize::MAX, 1), (usize::MAX, 5), (0, 7)] {
-            let mut walker = Walker::new(embedded().unwrap(), &m, feeds.clone(), memory).unwrap();
+            let mut walker = Walker::new(embedded().unwrap(), &m, shared(&feeds), memory).unwrap();
             for name in names.iter().step_by(skip) {
                 let mut seen = 0;
                 walker
@@ -97,7 +101,7 @@ fn new_weights_change_what_follows() {
     slot.name = name;
     let update = slot.clone();
     let expected = tapped(&m.derive(changed), &names, &feeds[0]);
-    let mut walker = Walker::new(embedded().unwrap(), &m, feeds, usize::MAX).unwrap();
+    let mut walker = Walker::new(embedded().unwrap(), &m, shared(&feeds), usize::MAX).unwrap();
     walker.advance(&names[middle..=middle], &mut |_, _| Ok(())).unwrap();
     walker.set([update.clone()]).unwrap();
     let last = names.last().unwrap();

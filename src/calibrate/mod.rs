@@ -9,12 +9,13 @@ pub mod survey;
 use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Runtime};
 use std::fmt;
+use std::sync::Arc;
 
 /// Calibration data, and how much effort goes into it.
 #[derive(Clone)]
 pub struct Calibration {
     /// Inputs, batch by batch.
-    pub batches: Vec<Feed>,
+    pub batches: Vec<Arc<Feed>>,
     /// Runs the model.
     pub runtime: &'static dyn Runtime,
     /// Bytes of intermediate tensors that may be kept between layers, for each of two walks.
@@ -30,12 +31,13 @@ pub struct Calibration {
 impl Calibration {
     /// With the default effort.
     pub fn new(batches: Vec<Feed>, runtime: &'static dyn Runtime) -> Self {
+        let batches = batches.into_iter().map(Arc::new).collect();
         Calibration { batches, runtime, memory: 2 << 30, rows: 1 << 16, probes: 64, seed: 0 }
     }
 
     /// Samples in a batch: the first axis of its first input.
     pub fn samples_in(&self, batch: usize) -> usize {
-        let first = |f: &Feed| f.first().map(|(_, a): &(String, Array)| a.dims.first().copied().unwrap_or(1));
+        let first = |f: &Arc<Feed>| f.first().map(|(_, a): &(String, Array)| a.dims.first().copied().unwrap_or(1));
         self.batches.get(batch).and_then(first).unwrap_or(0)
     }
 
@@ -57,7 +59,7 @@ impl Calibration {
         let (fit, held) = self.batches.split_at(from);
         // With a single batch there is nothing to hold back.
         let held = if held.is_empty() { fit } else { held };
-        let part = |batches: &[Feed]| Calibration { batches: batches.to_vec(), ..self.clone() };
+        let part = |batches: &[Arc<Feed>]| Calibration { batches: batches.to_vec(), ..self.clone() };
         (part(fit), part(held))
     }
 

@@ -13,7 +13,7 @@ use crate::onnx::proto::{
 use crate::onnx::tensor;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Inputs of one run, by name.
 pub type Feed = Vec<(String, Array)>;
@@ -32,7 +32,7 @@ pub struct Walker<'r> {
     constants: HashMap<String, usize>,
     /// Values computed from constants alone. Runtimes want to see what they are, so they are never kept.
     derived: BTreeSet<String>,
-    inputs: Vec<Feed>,
+    inputs: Vec<Arc<Feed>>,
     /// Per batch: what is known.
     kept: Vec<BTreeMap<String, Array>>,
     /// Per node: it has run.
@@ -59,7 +59,7 @@ impl<'r> Walker<'r> {
     ///
     /// # Errors
     /// When the model has no graph, or is flattened and could not be put together again.
-    pub fn new(runtime: &'r dyn Runtime, model: &Model, batches: Vec<Feed>, memory: usize) -> Result<Walker<'r>> {
+    pub fn new(runtime: &'r dyn Runtime, model: &Model, batches: Vec<Arc<Feed>>, memory: usize) -> Result<Walker<'r>> {
         let graph = graph(model)?;
         let mut maker = HashMap::new();
         let mut reads: Vec<Vec<String>> = Vec::new();

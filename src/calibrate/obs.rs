@@ -52,8 +52,6 @@ impl Surrogate {
         }
         let scale: Vec<f64> = scale.iter().map(|s| s * s).collect();
         let energy = energy(moments, &wt, &scale);
-        // With few rows the matrix is mostly noise.
-        let damping = damping + 0.5 * d as f64 / moments.rows as f64;
         let inv = inverse(&moments.damped(damping * moments.mean_diagonal()))?;
         (energy > 0.0 && energy.is_finite()).then_some(Surrogate {
             d,

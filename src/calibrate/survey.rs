@@ -221,7 +221,10 @@ fn unit_curve(t: &Traced, seen: &[Seen], u: usize, points: &[usize]) -> Result<O
         let scale = s.site.after(t).scale;
         for (g, blocks) in blocks.into_iter().enumerate().filter(|(_, b)| !b.is_empty()) {
             let (w, factors) = s.weights(&stored, &scale, g);
-            if let Some(surrogate) = Surrogate::new(&s.moments[g], &w, &factors, DAMPING, blocks) {
+            let moments = &s.moments[g];
+            // With few rows the matrix is mostly noise.
+            let damping = DAMPING + 0.5 * moments.d as f64 / moments.rows.max(1) as f64;
+            if let Some(surrogate) = Surrogate::new(moments, &w, &factors, damping, blocks) {
                 surrogates.push(surrogate);
                 of.push((i, g));
             }

@@ -1,6 +1,7 @@
 //! What can be done for accuracy without training.
 
 pub mod bias;
+mod fit;
 pub mod moments;
 pub mod reconstruct;
 pub mod rescale;

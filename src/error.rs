@@ -42,6 +42,14 @@ pub enum Error {
         /// Its own words.
         message: String,
     },
+    /// A runtime cannot be used here.
+    #[error("{runtime} cannot be used: {message}")]
+    NoRuntime {
+        /// Name of the runtime.
+        runtime: &'static str,
+        /// Why, and what to do.
+        message: String,
+    },
     /// The pruned model does not compute what it must.
     #[error(
         "verification failed: output {output:?} of the pruned model differs from the masked original by {difference:.3e} \

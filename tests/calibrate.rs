@@ -14,7 +14,7 @@ use onnx_prune::plan::{Budget, RoundTo};
 use onnx_prune::prune::{Options, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::runtime::walk::{Feed, Walker};
-use onnx_prune::runtime::{self, Array, Data, embedded, random_inputs};
+use onnx_prune::runtime::{self, Array, Data, RuntimeChoice, choose, embedded, random_inputs};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -30,90 +30,10 @@ fn batches(m: &Model, n: usize, size: usize) -> Vec<Feed> {
     (0..n).map(|k| random_inputs(m, k as u64, &|_, _| size).unwrap()).collect()
 }
 
-fn shared(feeds: &[Feed]) -> Vec<Arc<Feed>> {
-    feeds.iter().cloned().map(Arc::new).collect()
-}
-
-/// All values of a flat model that a node makes, in topological order.
-fn made(m: &Model) -> Vec<String> {
-    let g = Graph::new(m).unwrap();
-    let outputs = g.order.iter().flat_map(|n| g.nodes[n.0 as usize].outputs.iter().flatten());
-    outputs.map(|&v| g.value(v).name.clone()).collect()
-}
-
-/// Every value by one run of the whole model.
-fn tapped(m: &Model, names: &[String], feed: &Feed) -> Feed {
-    let mut proto = m.proto.clone();
-    let output = |n: &String| ValueInfoProto { name: Some(n.clone()), ..Default::default() };
-    proto.graph.as_mut().unwrap().output = names.iter().map(output).collect();
-    embedded().unwrap().load(&m.derive(proto)).unwrap().run(feed).unwrap()
-}
-
 fn near(a: &Array, b: &Array, what: &str) {
     assert_eq!(a.dims, b.dims, "{what}");
     let difference = runtime::max_rel_diff(a, b).unwrap();
     assert!(difference.is_some_and(|d| d < 1e-4), "{what}: {difference:?}");
-}
-
-#[test]
-fn walking_gives_what_one_run_gives() {
-    for kind in ["concat.bn", "depthwise.folded", "residual.bn", "shuffle.bn", "squeeze_excite.folded"] {
-        let m = onnx::load(&fixture(&format!("{kind}.onnx"))).unwrap();
-        let (names, feeds) = (made(&m), batches(&m, 2, 3));
-        let expected: Vec<Feed> = feeds.iter().map(|f| tapped(&m, &names, f)).collect();
-        for (memory, skip) in [(usize::MAX, 1), (usize::MAX, 5), (0, 7)] {
-            let mut walker = Walker::new(embedded().unwrap(), &m, shared(&feeds), memory).unwrap();
-            for name in names.iter().step_by(skip) {
-                let mut seen = 0;
-                walker
-                    .advance(std::slice::from_ref(name), &mut |batch, arrays| {
-                        let (_, wanted) = expected[batch].iter().find(|(n, _)| n == name).unwrap();
-                        near(&arrays[0], wanted, &format!("{kind} {name} with {memory} bytes"));
-                        seen += 1;
-                        Ok(())
-                    })
-                    .unwrap();
-                assert_eq!(seen, feeds.len());
-            }
-            if memory == 0 {
-                assert_eq!(walker.bytes_kept(), 0);
-            } else if skip == 1 {
-                assert_eq!(walker.nodes_run, m.proto.graph.as_ref().unwrap().node.len(), "{kind}: each node once");
-            }
-        }
-    }
-}
-
-#[test]
-fn new_weights_change_what_follows() {
-    let m = onnx::load(&fixture("residual.folded.onnx")).unwrap();
-    let (names, feeds) = (made(&m), batches(&m, 1, 2));
-    let middle = names.len() / 2;
-    let mut changed = m.proto.clone();
-    let graph = changed.graph.as_mut().unwrap();
-    // A weight that is read behind the middle alone.
-    let reader = graph.node.iter().rposition(|n| n.op_type() == "Conv").unwrap();
-    let weight = graph.node[reader].input[1].clone();
-    let slot = graph.initializer.iter_mut().find(|t| t.name() == weight).unwrap();
-    let values: Vec<f64> = tensor::to_f64(slot).unwrap().iter().map(|v| v * 2.0).collect();
-    let name = slot.name.clone();
-    *slot = tensor::from_f64_like(slot, &tensor::dims(slot).unwrap(), &values).unwrap();
-    slot.name = name;
-    let update = slot.clone();
-    let expected = tapped(&m.derive(changed), &names, &feeds[0]);
-    let mut walker = Walker::new(embedded().unwrap(), &m, shared(&feeds), usize::MAX).unwrap();
-    walker.advance(&names[middle..=middle], &mut |_, _| Ok(())).unwrap();
-    walker.set([update.clone()]).unwrap();
-    let last = names.last().unwrap();
-    walker
-        .advance(std::slice::from_ref(last), &mut |_, arrays| {
-            near(&arrays[0], &expected.iter().find(|(n, _)| n == last).unwrap().1, last);
-            Ok(())
-        })
-        .unwrap();
-    let stranger = onnx::proto::TensorProto { name: Some("nobody".into()), ..update };
-    assert!(walker.set([stranger]).is_err());
-    assert!(walker.advance(&["nothing".into()], &mut |_, _| Ok(())).is_err());
 }
 
 fn options(feeds: Vec<Feed>, budget: Budget, recover: Recover) -> Options {
@@ -121,7 +41,7 @@ fn options(feeds: Vec<Feed>, budget: Budget, recover: Recover) -> Options {
         budget,
         recover,
         round_to: RoundTo::Multiple(1),
-        calibration: Some(Arc::new(Calibration::new(feeds, embedded().unwrap()))),
+        calibration: Some(Arc::new(Calibration::new(feeds, choose(RuntimeChoice::Tract, None).unwrap()))),
         ..Options::default()
     }
 }

@@ -17,7 +17,7 @@ pub struct Calibration {
     /// Inputs, batch by batch.
     pub batches: Vec<Arc<Feed>>,
     /// Runs the model.
-    pub runtime: &'static dyn Runtime,
+    pub runtime: Arc<dyn Runtime>,
     /// Bytes of intermediate tensors that may be kept between layers, for each of two walks.
     pub memory: usize,
     /// Rows (output positions) that a layer's statistics are taken of, in all.
@@ -30,7 +30,7 @@ pub struct Calibration {
 
 impl Calibration {
     /// With the default effort.
-    pub fn new(batches: Vec<Feed>, runtime: &'static dyn Runtime) -> Self {
+    pub fn new(batches: Vec<Feed>, runtime: Arc<dyn Runtime>) -> Self {
         let batches = batches.into_iter().map(Arc::new).collect();
         Calibration { batches, runtime, memory: 2 << 30, rows: 1 << 16, probes: 64, seed: 0 }
     }

@@ -178,7 +178,7 @@ fn look(t: &Traced, cal: &Calibration, units: &BTreeSet<usize>) -> Result<Vec<Se
     let reads = |s: &Site| t.trace.contractions.iter().any(|c| c.node == s.node && axes.contains(&c.axis));
     let mut seen: Vec<Seen> =
         sites(t).into_iter().filter(|s| !s.layer.depthwise() && reads(s)).map(Seen::new).collect();
-    let mut walker = Walker::new(cal.runtime, t.analysis.graph.model, cal.batches.clone(), cal.memory)?;
+    let mut walker = Walker::new(&*cal.runtime, t.analysis.graph.model, cal.batches.clone(), cal.memory)?;
     let name = |v: ValueId| t.analysis.graph.value(v).name.clone();
     for s in &mut seen {
         let (x, y) = (name(s.site.x), name(s.site.y));
@@ -321,7 +321,7 @@ impl<'a> Probe<'a> {
     fn run(&self, model: &Model, tensors: Vec<TensorProto>) -> Result<Vec<Feed>> {
         let graph = self.t.analysis.graph;
         let outputs: Vec<String> = graph.proto.output.iter().map(|o| o.name().to_owned()).collect();
-        let mut walker = Walker::new(self.cal.runtime, model, self.cal.batches.clone(), 0)?;
+        let mut walker = Walker::new(&*self.cal.runtime, model, self.cal.batches.clone(), 0)?;
         walker.set(tensors)?;
         let mut all = Vec::new();
         walker.advance(&outputs, &mut |_, arrays| {

@@ -6,6 +6,8 @@ mod output;
 mod parse;
 mod progress;
 mod prune;
+mod runtime;
+mod runtimes;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
@@ -22,6 +24,7 @@ Examples:
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
+  onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
 A model that is named like a command is given as ./inspect.";
@@ -31,7 +34,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -52,6 +55,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
     Data(data::DataCommand),
+    /// Show what can run models here, and where it was found
+    Runtimes(runtimes::RuntimesArgs),
 }
 
 /// What every command takes.
@@ -80,6 +85,7 @@ impl Cli {
         match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
+            Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         }
     }

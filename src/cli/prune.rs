@@ -3,6 +3,7 @@
 use super::data::DataArgs;
 use super::output::{self, Staged};
 use super::progress::Progress;
+use super::runtime::RuntimeArgs;
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::calibrate::Calibration;
@@ -14,7 +15,7 @@ use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use onnx_prune::prune::{Grouped, Options, Pruned, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::report::{PruneReport, json, terminal};
-use onnx_prune::runtime;
+use onnx_prune::runtime::choose;
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
 use regex::Regex;
 use std::path::{Path, PathBuf};
@@ -143,6 +144,8 @@ pub struct PruneArgs {
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
+    runtime: RuntimeArgs,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -237,9 +240,7 @@ impl PruneArgs {
             options.batch = Some(data.len().div_ceil(BATCHES));
             data = open(&options)?;
         }
-        let runtime = runtime::embedded().ok_or_else(|| {
-            Error::Usage("--data needs a runtime, and this build has none: build with the feature `tract`".into())
-        })?;
+        let runtime = choose(self.runtime.runtime.into(), self.runtime.ort_lib.as_deref())?;
         let batches = (0..data.batches()).map(|k| data.batch(k)).collect::<Result<Vec<_>, Error>>()?;
         Ok(Some(Arc::new(Calibration { seed: self.seed, ..Calibration::new(batches, runtime) })))
     }

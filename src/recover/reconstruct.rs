@@ -59,8 +59,8 @@ pub fn reconstruct(
     let now = analyse_with(&graph, &t.analysis.policy)?;
     let removed = plan::removed_indices(&now.trace.channels, gone);
     let masked = rewrite::mask(&now.analysis, &now.trace, &removed)?;
-    let mut original = Walker::new(cal.runtime, t.analysis.graph.model, cal.batches.clone(), cal.memory)?;
-    let mut pruned = Walker::new(cal.runtime, &masked, cal.batches.clone(), cal.memory)?;
+    let mut original = Walker::new(&*cal.runtime, t.analysis.graph.model, cal.batches.clone(), cal.memory)?;
+    let mut pruned = Walker::new(&*cal.runtime, &masked, cal.batches.clone(), cal.memory)?;
     let masked_graph = Graph::new(&masked)?;
     let masked = analyse_with(&masked_graph, &t.analysis.policy)?;
     // Nodes may have been inserted: a layer is known by the name of its output.

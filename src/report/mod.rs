@@ -5,6 +5,7 @@ pub mod dot;
 pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
+pub mod runtimes_terminal;
 pub mod summary_terminal;
 pub mod terminal;
 pub mod text;

@@ -1,11 +1,20 @@
 //! Running models: what a runtime has to offer, inputs to feed it, and a measure for comparing what comes out.
 //!
 //! With the `tract` feature (on by default) a runtime is built in, see [`embedded`]; without it there is none and models
-//! can only be checked structurally.
+//! can only be checked structurally. With the `ort` feature (on by default) [`choose`] finds ONNX Runtime, where it is
+//! installed. [`walk`] runs a model part by part.
 
+mod array;
+mod choice;
+#[cfg(feature = "ort")]
+mod discover;
+#[cfg(feature = "ort")]
+pub mod ort;
 #[cfg(feature = "tract")]
 mod tract;
 pub mod walk;
+
+pub use choice::{RuntimeChoice, RuntimeInfo, choose, list};
 
 use crate::error::{Error, Result};
 use crate::onnx::Model;

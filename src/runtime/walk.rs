@@ -3,14 +3,11 @@
 //! Statistics and repairs go layer by layer, and what a layer sees depends on the weights before it. [`Walker`] runs just the
 //! nodes between what it has and what it is asked for, and keeps of each batch only what later nodes still read.
 
-use super::{Array, Data, Runtime, Session};
+use super::{Array, Runtime, Session};
 use crate::error::{Error, Result};
 use crate::flat::captured_names;
 use crate::onnx::Model;
-use crate::onnx::proto::{
-    GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto,
-};
-use crate::onnx::tensor;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +115,7 @@ impl<'r> Walker<'r> {
 
     /// Bytes kept between steps.
     pub fn bytes_kept(&self) -> usize {
-        self.kept.iter().flat_map(|k| k.values()).map(|a| a.data.len() * a.data.width()).sum()
+        self.kept.iter().flat_map(|k| k.values()).map(Array::bytes).sum()
     }
 
     /// Computes `names` for every batch, in order, and hands them over in the order of `names`.
@@ -197,8 +194,7 @@ impl<'r> Walker<'r> {
     /// An initializer as an array, when someone asks for it.
     fn constant(&self, name: &str) -> Option<Array> {
         let t = self.model.proto.graph.as_ref()?.initializer.get(*self.constants.get(name)?)?;
-        let data = tensor::to_f32(t).ok()?;
-        Some(Array { dims: tensor::dims(t).ok()?, data: Data::F32(data) })
+        Array::from_tensor(t).ok().flatten()
     }
 
     /// The nodes between what is known and `names`.
@@ -265,7 +261,7 @@ impl<'r> Walker<'r> {
         g.node = part.nodes.iter().filter_map(|&n| whole.node.get(n).cloned()).collect();
         g.initializer = whole.initializer.iter().filter(|t| read.contains(t.name())).cloned().collect();
         for (name, array) in fixed {
-            g.initializer.push(integers(name, array));
+            g.initializer.push(array.to_tensor(name));
         }
         g.sparse_initializer.clone_from(&whole.sparse_initializer);
         g.input = feed.iter().map(|(name, array)| declaration(name, array)).collect();
@@ -291,38 +287,9 @@ fn graph(model: &Model) -> Result<&GraphProto> {
     model.proto.graph.as_ref().ok_or_else(|| Error::Internal("the model has no graph".into()))
 }
 
-fn integers(name: &str, a: &Array) -> TensorProto {
-    let dims: Vec<i64> = a.dims.iter().map(|&d| d as i64).collect();
-    let (kind, raw): (DataType, Vec<u8>) = match &a.data {
-        Data::I32(v) => (DataType::Int32, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Data::Bool(v) => (DataType::Bool, v.iter().map(|&x| u8::from(x)).collect()),
-        Data::U8(v) => (DataType::Uint8, v.clone()),
-        Data::I8(v) => (DataType::Int8, v.iter().map(|&x| x as u8).collect()),
-        Data::I64(v) => (DataType::Int64, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        _ => (DataType::Undefined, Vec::new()),
-    };
-    TensorProto {
-        name: Some(name.to_owned()),
-        dims,
-        data_type: Some(kind as i32),
-        raw_data: Some(raw.into()),
-        ..TensorProto::default()
-    }
-}
-
 /// A graph input without a shape.
 fn declaration(name: &str, a: &Array) -> ValueInfoProto {
-    let elem = match a.data {
-        Data::F32(_) => DataType::Float,
-        Data::F64(_) => DataType::Double,
-        Data::F16(_) => DataType::Float16,
-        Data::I64(_) => DataType::Int64,
-        Data::I32(_) => DataType::Int32,
-        Data::U8(_) => DataType::Uint8,
-        Data::I8(_) => DataType::Int8,
-        Data::Bool(_) => DataType::Bool,
-    };
-    let tensor = type_proto::Tensor { elem_type: Some(elem as i32), shape: None };
+    let tensor = type_proto::Tensor { elem_type: Some(a.data.elem_type()), shape: None };
     ValueInfoProto {
         name: Some(name.to_owned()),
         r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }),

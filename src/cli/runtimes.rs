@@ -1,0 +1,42 @@
+//! `onnx-prune runtimes`: what can run models here.
+
+use super::runtime::RuntimeArgs;
+use clap::{Args, ValueEnum};
+use onnx_prune::report::{json, runtimes_terminal, terminal};
+use onnx_prune::runtime;
+
+/// How the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table
+    Table,
+    /// JSON
+    Json,
+}
+
+/// Lists runtimes.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 2 when the runtime that is asked for cannot be used.")]
+pub struct RuntimesArgs {
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &RuntimesArgs) -> anyhow::Result<()> {
+    let library = args.runtime.ort_lib.as_deref();
+    let all = runtime::list(library);
+    let text = match args.format {
+        Format::Table => runtimes_terminal::runtimes(&all, terminal::width()),
+        Format::Json => json::to_string(&all)?,
+    };
+    super::print(&text)?;
+    // A build without any runtime is no error of the user's.
+    if library.is_some() || args.runtime.runtime != Default::default() {
+        runtime::choose(args.runtime.runtime.into(), library)?;
+    }
+    Ok(())
+}

@@ -279,7 +279,7 @@ mod tests {
             let found: Vec<Place> = places(Some(given), &machine).collect();
             assert_eq!(
                 found.iter().map(|p| p.libraries[0].canonicalize().unwrap()).collect::<Vec<_>>(),
-                [path.clone()]
+                std::slice::from_ref(&path)
             );
         }
     }

@@ -1,0 +1,4 @@
+//! How good a model is on data, how far a pruned one is from the original, and how long both take.
+
+pub mod metric;
+pub mod quality;

@@ -218,7 +218,7 @@ fn graph_and_trace(b: Bencher) {
 
 fn scores(graph: &Graph, t: &Traced) -> Scores {
     let weights = Weights { graph, channels: &t.trace.channels, removed: &[] };
-    let cx = ScoreContext { channels: &t.trace.channels, params: &weights, seed: 0 };
+    let cx = ScoreContext { channels: &t.trace.channels, params: &weights, seed: 0, activations: None };
     let [spec, fallback] = [DEFAULT_CRITERION, FALLBACK_CRITERION].map(|s| s.parse().expect("a criterion"));
     score::score_all(&cx, &spec, &fallback, Aggregate::default(), Normalize::default()).expect("scores")
 }

@@ -61,6 +61,7 @@ fn report(groups: usize) -> PruneReport {
             max_rel_diff: Some(1.25e-6),
             note: "outputs are equal".into(),
         },
+        accuracy: None,
         timings_ms: [("load", 3.0), ("trace", 40.0), ("verify", 1200.0), ("total", 1243.0)]
             .map(|(k, v)| (k.to_owned(), v))
             .into(),

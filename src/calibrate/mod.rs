@@ -1,15 +1,18 @@
 //! What layers see on calibration data, and what follows from it: how much each removal costs, and where.
 
+pub mod activations;
 pub mod moments;
 pub mod obs;
 pub mod rows;
 pub mod sites;
 pub mod survey;
 
+use crate::error::Result;
 use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Runtime};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use survey::Survey;
 
 /// Calibration data, and how much effort goes into it.
 #[derive(Clone)]
@@ -26,13 +29,21 @@ pub struct Calibration {
     pub probes: usize,
     /// Seed of the draw of positions.
     pub seed: u64,
+    /// The last survey, and what it was made for.
+    last: Arc<Mutex<Option<(String, Arc<Survey>)>>>,
 }
 
 impl Calibration {
     /// With the default effort.
     pub fn new(batches: Vec<Feed>, runtime: Arc<dyn Runtime>) -> Self {
         let batches = batches.into_iter().map(Arc::new).collect();
-        Calibration { batches, runtime, memory: 2 << 30, rows: 1 << 16, probes: 64, seed: 0 }
+        Calibration { batches, runtime, memory: 2 << 30, rows: 1 << 16, probes: 64, seed: 0, last: Arc::default() }
+    }
+
+    /// The same with another seed.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        Calibration { seed, ..self }
     }
 
     /// Samples in a batch: the first axis of its first input.
@@ -73,6 +84,19 @@ impl Calibration {
         }
         let batches = self.batches.get(..to).unwrap_or_default().to_vec();
         Calibration { batches, rows: self.rows / 4, ..self.clone() }
+    }
+
+    /// The survey for `key`: the last one, if it was for the same, else what `make` finds. Runs with several budgets share it.
+    pub(crate) fn surveyed(&self, key: String, make: impl FnOnce() -> Result<Survey>) -> Result<Arc<Survey>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, found)) = last.as_ref()
+            && *known == key
+        {
+            return Ok(found.clone());
+        }
+        let found = Arc::new(make()?);
+        *last = Some((key, found.clone()));
+        Ok(found)
     }
 
     /// Rows per sample.

@@ -150,6 +150,36 @@ impl Moments {
         rows.collect()
     }
 
+    /// The weights `[m][d]` scaled and shifted, each output by itself, so that it has the mean of `y` and, with `scaled`, its
+    /// variance: batch normalization re-estimated, for layers without one too. Without `shifted` the constant part stays.
+    pub fn matched(&self, w: &[f64], scaled: bool, shifted: bool) -> Vec<f64> {
+        /// A nearly constant output is not blown up.
+        const MOST: f64 = 4.0;
+        let (d, n) = (self.d, self.rows.max(1) as f64);
+        let Some(last) = d.checked_sub(1) else { return Vec::new() };
+        let variances = self.variances();
+        let mut out = w.to_vec();
+        out.par_chunks_mut(d).enumerate().for_each(|(k, w)| {
+            let mean: f64 = (0..d).map(|i| w[i] * self.second(i, last)).sum();
+            let mut square = 0.0;
+            for i in (0..d).filter(|&i| w[i] != 0.0) {
+                let row = &self.gram[i * d..(i + 1) * d];
+                let above: f64 = row[i + 1..].iter().zip(&w[i + 1..]).map(|(g, w)| g * w).sum();
+                square += w[i] * (row[i] * w[i] + 2.0 * above) / n;
+            }
+            let variance = square - mean * mean;
+            let factor = (variances[k] / variance).sqrt();
+            let factor =
+                if scaled && variance > 0.0 && factor.is_finite() { factor.clamp(1.0 / MOST, MOST) } else { 1.0 };
+            w[..last].iter_mut().for_each(|v| *v *= factor);
+            if shifted {
+                let rest = mean - w[last];
+                w[last] = self.cross[k * d + last] / n - factor * rest;
+            }
+        });
+        out
+    }
+
     /// Variance of each output.
     pub fn variances(&self) -> Vec<f64> {
         let (d, n) = (self.d, self.rows.max(1) as f64);
@@ -215,6 +245,34 @@ mod tests {
         });
         let y = y.collect();
         (x, y)
+    }
+
+    #[test]
+    fn matched_weights_have_the_targets_mean_and_variance() {
+        let (x, y) = data(500, 4, 2);
+        let mut moments = Moments::new(5, 2);
+        moments.add(&x, &y);
+        let w: Vec<f64> = (0..10).map(|i| 0.4 * f64::from(value(i * 5 + 2))).collect();
+        let figures = |w: &[f64], k: usize| {
+            let p: Vec<f64> =
+                x.chunks(5).map(|r| r.iter().zip(&w[k * 5..]).map(|(x, w)| f64::from(*x) * w).sum::<f64>()).collect();
+            let mean = p.iter().sum::<f64>() / 500.0;
+            (mean, p.iter().map(|p| (p - mean) * (p - mean)).sum::<f64>() / 500.0)
+        };
+        let of_y = |k: usize| {
+            let y: Vec<f64> = y.chunks(2).map(|r| f64::from(r[k])).collect();
+            let mean = y.iter().sum::<f64>() / 500.0;
+            (mean, y.iter().map(|y| (y - mean) * (y - mean)).sum::<f64>() / 500.0)
+        };
+        for k in 0..2 {
+            let (mean, variance) = of_y(k);
+            let (m, v) = figures(&moments.matched(&w, true, true), k);
+            assert!((m - mean).abs() < 1e-5 && (v - variance).abs() < 1e-4, "{m} {mean} {v} {variance}");
+            let (m, v) = figures(&moments.matched(&w, false, true), k);
+            assert!((m - mean).abs() < 1e-5 && (v - figures(&w, k).1).abs() < 1e-4);
+            let held = moments.matched(&w, true, false);
+            assert!((figures(&held, k).1 - variance).abs() < 1e-4 && held[k * 5 + 4] == w[k * 5 + 4]);
+        }
     }
 
     #[test]

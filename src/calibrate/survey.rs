@@ -28,6 +28,7 @@ const MAX_COLUMNS: usize = 2304;
 const DAMPING: f64 = 1e-2;
 
 /// What the survey found.
+#[derive(Clone, Debug)]
 pub struct Survey {
     /// Per unit: the order in which its channels go, and the (weighed) error of each number of bundles; `None` where no
     /// layer that could be surveyed reads it.
@@ -115,7 +116,7 @@ impl Seen {
 }
 
 /// Surveys a prepared model (see [`prepare`](super::sites::prepare)). `points(unit)`: the numbers of bundles, ascending, at
-/// which its effect is measured; none for units that stay whole.
+/// which its effect is measured; none for units that stay whole. Curves are scaled by the effects when `weighed`.
 ///
 /// # Errors
 /// When the runtime cannot run the model.
@@ -123,6 +124,7 @@ pub fn survey(
     t: &Traced,
     cal: &Calibration,
     points: &dyn Fn(usize) -> Vec<usize>,
+    weighed: bool,
     progress: &dyn Fn(&str),
 ) -> Result<Survey> {
     let ch = &t.trace.channels;
@@ -136,15 +138,17 @@ pub fn survey(
         per_pixel: seen.iter().filter(|s| s.taps > 1).map(|s| t.analysis.graph.label(s.site.node)).collect(),
         effects: vec![Vec::new(); ch.units.len()],
     };
-    let probe = Probe::new(t, &held)?;
+    let probe = if weighed { Some(Probe::new(t, &held)?) } else { None };
     for &u in &movable {
         let Some((mut curve, snapshots)) = unit_curve(t, &seen, u, &points(u))? else { continue };
-        progress("measured effects");
         let mut measured = Vec::new();
-        for (k, tensors) in snapshots {
-            measured.push((k, probe.effect(tensors)?));
+        if let Some(probe) = &probe {
+            progress("measured effects");
+            for (k, tensors) in snapshots {
+                measured.push((k, probe.effect(tensors)?));
+            }
+            scale(&mut curve.error, &measured);
         }
-        scale(&mut curve.error, &measured);
         out.effects[u] = measured;
         out.curves[u] = Some(curve);
     }

@@ -6,6 +6,7 @@ mod output;
 mod parse;
 mod progress;
 mod prune;
+mod quality;
 mod runtime;
 mod runtimes;
 

@@ -3,23 +3,21 @@
 use super::data::DataArgs;
 use super::output::{self, Staged};
 use super::progress::Progress;
+use super::quality::QualityArgs;
 use super::runtime::RuntimeArgs;
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
-use onnx_prune::calibrate::Calibration;
-use onnx_prune::data::{DEFAULT_BATCH, DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
 use onnx_prune::ops::Policy;
 use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
+use onnx_prune::prune::search::{judge, smallest};
 use onnx_prune::prune::{Grouped, Options, Pruned, prune};
 use onnx_prune::recover::Recover;
-use onnx_prune::report::{PruneReport, json, terminal};
-use onnx_prune::runtime::choose;
+use onnx_prune::report::{AccuracyReport, PruneReport, json, terminal};
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
 use regex::Regex;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Flags that shape a decision: without effect on a stored one.
@@ -41,7 +39,8 @@ const DECIDING: [&str; 14] = [
 ];
 
 const NO_BUDGET: &str = "no budget: say how much to remove with exactly one of --ratio R (share of the prunable channels that goes), \
-     --threshold T (on the score), --target-macs F or --target-params F (share that stays), or --plan FILE (a stored decision)";
+     --threshold T (on the score), --target-macs F or --target-params F (share that stays), \
+     or --plan FILE (a stored decision); or how good the result must be, with --max-drop POINTS";
 
 /// What happens to channels that a statistic runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -142,17 +141,14 @@ pub struct PruneArgs {
     no_verify: bool,
 
     #[command(flatten)]
+    quality: QualityArgs,
+    #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
     common: Common,
 }
-
-/// Samples that are drawn when `--samples` does not say.
-const SAMPLES: usize = 512;
-/// Fewer batches than this are made smaller.
-const BATCHES: usize = 8;
 
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -193,7 +189,8 @@ impl BudgetArgs {
 impl PruneArgs {
     /// All but what needs the model: data, and the repair that follows from having some.
     fn options(&self) -> anyhow::Result<Options> {
-        let budget = self.budget.budget().ok_or_else(|| Error::Usage(NO_BUDGET.into()))?;
+        let searched = self.quality.max_drop.map(|_| Budget::Ratio(0.0));
+        let budget = self.budget.budget().or(searched).ok_or_else(|| Error::Usage(NO_BUDGET.into()))?;
         let plan = self.budget.plan.as_ref().map(plan::load).transpose()?;
         Ok(Options {
             budget,
@@ -222,6 +219,7 @@ impl PruneArgs {
             dry_run: self.dry_run,
             hash: self.save_plan.is_some(),
             calibration: None,
+            bend: None,
         })
     }
 
@@ -229,34 +227,18 @@ impl PruneArgs {
         self.model.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// What `--data` stands for, ready to be run.
-    fn calibration(&self, model: &Model) -> anyhow::Result<Option<Arc<Calibration>>> {
-        let Some((path, mut options)) = self.data.resolve(self.model(), self.seed)? else { return Ok(None) };
-        options.samples.get_or_insert(SAMPLES);
-        let open = |options: &DataOptions| Dataset::open(&path, model, options).map_err(|e| in_file(e, &path));
-        let mut data = open(&options)?;
-        if options.batch.is_none() && data.batch_size() == DEFAULT_BATCH && data.batches() < BATCHES {
-            // Whole batches are held back to measure.
-            options.batch = Some(data.len().div_ceil(BATCHES));
-            data = open(&options)?;
-        }
-        let runtime = choose(self.runtime.runtime.into(), self.runtime.ort_lib.as_deref())?;
-        let batches = (0..data.batches()).map(|k| data.batch(k)).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Some(Arc::new(Calibration { seed: self.seed, ..Calibration::new(batches, runtime) })))
-    }
-
     fn recover(&self, plan: Option<&PlanFile>, data: bool) -> anyhow::Result<Recover> {
         match (self.recover, plan.map(|p| p.recover.as_str())) {
-            (Some(Recover::Reconstruct), _) if !data => {
-                Err(Error::Usage("--recover reconstruct needs --data: samples to fit the weights to".into()).into())
+            (Some(asked), _) if asked.needs_data() && !data => {
+                let why = format!("--recover {} needs --data: samples to run the model on", asked.name());
+                Err(Error::Usage(why).into())
             }
             (Some(asked), _) => Ok(asked),
             (None, None | Some("")) if data => Ok(Recover::Reconstruct),
             (None, None | Some("")) => Ok(Recover::default()),
-            (None, Some("reconstruct")) if !data => Err(Error::Usage(
-                "the plan was made for reconstruction from data: give the same --data, or choose another --recover"
-                    .into(),
-            )
+            (None, Some(stored @ ("reconstruct" | "recalibrate"))) if !data => Err(Error::Usage(format!(
+                "the plan was made for --recover {stored}, from data: give the same --data, or choose another --recover"
+            ))
             .into()),
             (None, Some(stored)) => Ok(Recover::from_str(stored, false).map_err(|_| {
                 Error::Plan(format!("it asks for the unknown repair {stored:?}; choose one with --recover"))
@@ -342,10 +324,41 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     let out = args.out();
     args.check_outputs(out.as_deref(), &model)?;
     progress.stage("data");
-    options.calibration = args.calibration(&model)?;
+    let means = args.quality.open(&args.data, &args.runtime, args.model(), &model, args.seed)?;
+    options.calibration = means.calibration;
     options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
     let loaded = start.elapsed();
-    let mut pruned = prune(&model, &options, &|stage| progress.stage(stage)).map_err(|e| in_file(e, args.model()))?;
+    let told = |stage: &str| progress.stage(stage);
+    let in_model = |e: Error| in_file(e, args.model());
+    let limit = args.quality.max_drop;
+    let mut pruned = match (&means.quality, limit) {
+        (Some(quality), Some(limit)) if args.budget.budget().is_none() => {
+            let found = smallest(&model, &options, quality, limit, args.quality.minimise, &told).map_err(in_model)?;
+            let (Some(mut pruned), accuracy) = found else {
+                drop(progress);
+                return nothing(args, found.1);
+            };
+            pruned.report.accuracy = Some(accuracy);
+            pruned
+        }
+        (quality, _) => {
+            let mut pruned = prune(&model, &options, &told).map_err(in_model)?;
+            if let (Some(quality), false) = (quality, options.dry_run) {
+                progress.stage("measure");
+                pruned.report.accuracy = Some(judge(&pruned, quality, limit).map_err(in_model)?);
+            }
+            pruned
+        }
+    };
+    if options.dry_run {
+        pruned.model = None;
+    }
+    let failed = pruned.report.accuracy.as_ref().filter(|a| a.passed == Some(false)).map(broken);
+    if failed.is_some() {
+        // Nothing that is not good enough lies where a good model is looked for.
+        pruned.model = None;
+    }
+    let out = out.filter(|_| pruned.model.is_some());
     pruned.report.timings_ms.insert("load".into(), loaded.as_secs_f64() * 1e3);
     progress.stage("write");
     write(args, out.as_deref(), &mut pruned, start)?;
@@ -354,7 +367,36 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
         super::print(&terminal::prune(&pruned.report, terminal::width()))?;
         warn(&pruned.report);
     }
-    Ok(())
+    failed.map_or(Ok(()), |why| Err(Error::Check(why).into()))
+}
+
+/// What a search that found nothing ends with.
+fn nothing(args: &PruneArgs, accuracy: AccuracyReport) -> anyhow::Result<()> {
+    if !args.common.quiet {
+        super::print(&terminal::accuracy(&accuracy, terminal::width()))?;
+    }
+    let least = accuracy.trail.iter().map(|p| p.share).fold(0.0, f64::max);
+    let limit = accuracy.limit.unwrap_or_default();
+    Err(Error::Check(format!(
+        "{}: even with {:.0} % left {} drops by more than {limit} points; no file was written. Allow more with --max-drop, or give \
+         more data",
+        args.model().display(),
+        least * 100.0,
+        accuracy.metric
+    ))
+    .into())
+}
+
+/// One line for a broken limit.
+fn broken(a: &AccuracyReport) -> String {
+    format!(
+        "{} dropped by {:.2} points ({:.4} → {:.4}), more than the {} of --max-drop; no model was written",
+        a.metric,
+        a.drop,
+        a.original,
+        a.pruned,
+        a.limit.unwrap_or_default()
+    )
 }
 
 /// The model first, then plan and report; all of them or none.

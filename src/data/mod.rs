@@ -266,6 +266,27 @@ impl Dataset {
         Ok(Self { inner: self.inner.clone(), chosen: chosen.into(), labels, batch: self.batch, notes: notes.into() })
     }
 
+    /// In batches of another size, unless the model fixes it.
+    #[must_use]
+    pub fn batched(self, batch: usize) -> Self {
+        let batch = if self.inner.fixed { self.batch } else { batch.max(1) };
+        Self { batch, ..self }
+    }
+
+    /// So many samples, drawn as [`DataOptions::samples`] draws them, and the rest.
+    ///
+    /// # Errors
+    /// As [`split`](Self::split).
+    pub fn divide(&self, samples: usize, seed: u64) -> Result<(Self, Self)> {
+        if samples == 0 || samples >= self.len() {
+            let why = format!("{} samples cannot be divided into {samples} and others", self.len());
+            return Err(Error::Usage(why));
+        }
+        let drawn = draw(self.len(), samples, seed);
+        let rest: Vec<usize> = (0..self.len()).filter(|i| drawn.binary_search(i).is_err()).collect();
+        Ok((self.select(&drawn)?, self.select(&rest)?))
+    }
+
     /// The first so many samples, and the rest.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! From a request to a decision: limits by name, rounds, stored plans.
 
-use super::{Clock, DEFAULT_CRITERION, FALLBACK_CRITERION, Options};
+use super::{Clock, DEFAULT_CRITERION, FALLBACK_CRITERION, Options, calibrated};
+use crate::calibrate::activations::Activations;
 use crate::channels::{Channels, weights::Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -56,10 +57,19 @@ fn partial(budget: Budget, k: usize, n: usize) -> Budget {
     }
 }
 
+/// What ranks single channels. Error curves take over what the default says.
+fn ranking(o: &Options) -> Result<CriterionSpec> {
+    match &o.criterion {
+        Some(s) if calibrated::applies(o).is_none() => Ok(s.clone()),
+        _ => DEFAULT_CRITERION.parse(),
+    }
+}
+
 pub(super) fn decide(
     graph: &Graph,
     ch: &Channels,
     o: &Options,
+    seen: Option<&Activations>,
     clock: &mut Clock,
     notes: &mut Vec<String>,
 ) -> Result<(Decision, Option<Scores>)> {
@@ -68,17 +78,14 @@ pub(super) fn decide(
     }
     o.budget.check()?;
     let fallback: CriterionSpec = FALLBACK_CRITERION.parse()?;
-    let spec = match &o.criterion {
-        Some(s) => s.clone(),
-        None => DEFAULT_CRITERION.parse()?,
-    };
+    let spec = ranking(o)?;
     let limits = limits(graph, ch, o)?;
     let mut gone: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
     let mut last = None;
     // A threshold is a statement about the scores of the model as it is.
     let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
     for k in 1..=steps {
-        let scores = clock.time("score", || rescore(graph, ch, o, &spec, &fallback, &gone))?;
+        let scores = clock.time("score", || rescore(graph, ch, o, seen, &spec, &fallback, &gone))?;
         let decision =
             clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, steps), &limits))?;
         gone.clone_from(&decision.removed);
@@ -97,13 +104,10 @@ pub(super) fn decide(
 }
 
 /// Scores of the model as it is.
-pub(super) fn fresh_scores(graph: &Graph, ch: &Channels, o: &Options) -> Result<Scores> {
+pub(super) fn fresh_scores(graph: &Graph, ch: &Channels, o: &Options, seen: Option<&Activations>) -> Result<Scores> {
     let fallback: CriterionSpec = FALLBACK_CRITERION.parse()?;
-    let spec = match &o.criterion {
-        Some(s) => s.clone(),
-        None => DEFAULT_CRITERION.parse()?,
-    };
-    rescore(graph, ch, o, &spec, &fallback, &vec![Vec::new(); ch.groups.len()])
+    let spec = ranking(o)?;
+    rescore(graph, ch, o, seen, &spec, &fallback, &vec![Vec::new(); ch.groups.len()])
 }
 
 /// Scores with the channels of earlier rounds gone; those come first in every ranking.
@@ -111,6 +115,7 @@ fn rescore(
     graph: &Graph,
     ch: &Channels,
     o: &Options,
+    seen: Option<&Activations>,
     spec: &CriterionSpec,
     fallback: &CriterionSpec,
     gone: &[Vec<usize>],
@@ -118,7 +123,7 @@ fn rescore(
     let removed = plan::removed_indices(ch, gone);
     let weights = Weights { graph, channels: ch, removed: &removed };
     if gone.iter().all(Vec::is_empty) {
-        let cx = ScoreContext { channels: ch, params: &weights, seed: o.seed };
+        let cx = ScoreContext { channels: ch, params: &weights, seed: o.seed, activations: seen };
         return score::score_all(&cx, spec, fallback, o.aggregate, o.normalize);
     }
     let mut left = ch.clone();
@@ -129,7 +134,7 @@ fn rescore(
             gone.binary_search(&(k - 1)).is_err()
         });
     }
-    let cx = ScoreContext { channels: &left, params: &weights, seed: o.seed };
+    let cx = ScoreContext { channels: &left, params: &weights, seed: o.seed, activations: seen };
     let mut scores = score::score_all(&cx, spec, fallback, o.aggregate, o.normalize)?;
     for ((values, gone), g) in scores.values.iter_mut().zip(gone).zip(&ch.groups) {
         let mut kept = std::mem::take(values).into_iter();

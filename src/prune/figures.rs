@@ -84,9 +84,9 @@ pub(super) fn new_report(
         channels_removed: d.reached.channels_removed,
         criterion: match (&o.criterion, super::calibrated::applies(o)) {
             (Some(c), _) => c.to_string(),
-            (None, Some(cal)) => format!(
+            (None, Some((kind, cal))) => format!(
                 "{} (default with data: error curves from {} samples, weighed by their measured effect)",
-                super::calibrated::CRITERION,
+                kind.name(),
                 cal.samples()
             ),
             (None, None) => {
@@ -99,6 +99,7 @@ pub(super) fn new_report(
         pins: ch.pins.clone(),
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
+        accuracy: None,
         timings_ms: BTreeMap::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! Grouped convolutions lose the same count in every group, or whole groups: whichever keeps more importance.
 
-use super::{Clock, Options, Traced, analyse_with, check_weights, decide};
+use super::{Clock, Options, Traced, analyse_with, calibrated, check_weights, decide};
+use crate::calibrate::activations::Activations;
 use crate::channels::Channels;
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
@@ -29,6 +30,8 @@ pub(super) struct Decided<'m> {
     pub decision: Decision,
     pub scores: Option<Scores>,
     pub notes: Vec<String>,
+    /// What a criterion from data was told.
+    pub seen: Option<Activations>,
 }
 
 /// Traces and decides, under both treatments of grouped convolutions where there are any.
@@ -51,7 +54,7 @@ pub(super) fn decide_best<'m>(
         return Ok(whole);
     }
     let single = equal.traced.trace.channels.clone();
-    let worth = Worth::new(graph, o, &single, clock)?;
+    let worth = Worth::new(graph, o, &single, equal.seen.as_ref(), clock)?;
     let better: Vec<NodeId> =
         convs.iter().copied().filter(|&n| worth.kept(&whole, Some(n)) > worth.kept(&equal, Some(n))).collect();
     let mut all = vec![equal, whole];
@@ -74,10 +77,11 @@ fn decided<'m>(
 ) -> Result<Decided<'m>> {
     let traced = clock.time("trace", || analyse_with(graph, policy))?;
     check_weights(graph, &traced.trace.channels)?;
+    let seen = calibrated::activations(&traced, o, clock, progress)?;
     progress("score");
     let mut notes = Vec::new();
-    let (decision, scores) = decide::decide(graph, &traced.trace.channels, o, clock, &mut notes)?;
-    Ok(Decided { traced, decision, scores, notes })
+    let (decision, scores) = decide::decide(graph, &traced.trace.channels, o, seen.as_ref(), clock, &mut notes)?;
+    Ok(Decided { traced, decision, scores, notes, seen })
 }
 
 /// The importance of single channels, to judge decisions on other traces by.
@@ -88,8 +92,14 @@ struct Worth<'a> {
 }
 
 impl<'a> Worth<'a> {
-    fn new(graph: &Graph, o: &Options, ch: &'a Channels, clock: &mut Clock) -> Result<Worth<'a>> {
-        let scores = clock.time("score", || decide::fresh_scores(graph, ch, o))?.values;
+    fn new(
+        graph: &Graph,
+        o: &Options,
+        ch: &'a Channels,
+        seen: Option<&Activations>,
+        clock: &mut Clock,
+    ) -> Result<Worth<'a>> {
+        let scores = clock.time("score", || decide::fresh_scores(graph, ch, o, seen))?.values;
         let total = scores.iter().flatten().sum();
         Ok(Worth { ch, scores, total })
     }

@@ -5,6 +5,7 @@ mod decide;
 mod figures;
 pub mod fold_weights;
 mod grouped;
+pub mod search;
 
 pub use figures::count_params;
 pub use grouped::Grouped;
@@ -74,6 +75,8 @@ pub struct Options {
     pub hash: bool,
     /// Calibration data. It decides what goes unless a criterion is named, and is what [`Recover::Reconstruct`] works with.
     pub calibration: Option<Arc<Calibration>>,
+    /// The power that error curves are bent by; without it trials choose one. See [`Pruned::bend`].
+    pub bend: Option<f64>,
 }
 
 impl Default for Options {
@@ -100,6 +103,7 @@ impl Default for Options {
             dry_run: false,
             hash: true,
             calibration: None,
+            bend: None,
         }
     }
 }
@@ -117,6 +121,8 @@ pub struct Pruned {
     pub plan: PlanFile,
     /// Everything else.
     pub report: PruneReport,
+    /// The power that error curves were bent by, where there were any: errors of several groups do not simply add up.
+    pub bend: Option<f64>,
 }
 
 /// A model with its graph analysed and traced.
@@ -195,6 +201,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     let source = model;
     let model: &Model = folded.as_ref().unwrap_or(&flat);
     let graph = clock.time("graph", || Graph::new(model))?;
+    let mut bend = None;
     let (t, decision, scores, notes) = match &options.plan {
         Some(file) => {
             if file.model_sha256 != source.sha256() {
@@ -212,9 +219,11 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
         }
         None => {
             let mut d = grouped::decide_best(&graph, options, &mut clock, progress)?;
-            if let Some(cal) = calibrated::applies(options) {
-                (d.decision, d.scores) =
-                    calibrated::decide(&d.traced, options, cal, &mut clock, progress, &mut d.notes)?;
+            if let Some(how) = calibrated::applies(options) {
+                let power;
+                (d.decision, d.scores, power) =
+                    calibrated::decide(&d.traced, options, how, &mut clock, progress, &mut d.notes)?;
+                bend = Some(power);
             }
             (d.traced, d.decision, d.scores, d.notes)
         }
@@ -240,7 +249,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     }
     if options.dry_run {
         report.timings_ms = clock.0;
-        return Ok(Pruned { model: None, plan: file, report });
+        return Ok(Pruned { model: None, plan: file, report, bend });
     }
     progress("rewrite");
     let out = if recover::rescale::used(&t, &removed).next().is_some() {
@@ -263,7 +272,7 @@ pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Resul
     report.verify = verified;
     report.pruned.params = count_params(&pruned);
     report.timings_ms = clock.0;
-    Ok(Pruned { model: Some(pruned), plan: file, report })
+    Ok(Pruned { model: Some(pruned), plan: file, report, bend })
 }
 
 /// The statistics that lose channels, by node name.
@@ -301,17 +310,20 @@ fn cut(
 
 /// The whole model with what makes up for the channels that go.
 fn repair(t: &Traced, gone: &[Vec<usize>], o: &Options, progress: &dyn Fn(&str)) -> Result<(Model, RecoverReport)> {
-    if o.recover != Recover::Reconstruct {
+    if !o.recover.needs_data() {
         return recover::bias::absorb(t, gone, o.recover);
     }
     let cal = o.calibration.as_ref().ok_or_else(|| {
-        Error::Usage("reconstruction needs calibration data: give --data, or choose another --recover".into())
+        Error::Usage(format!(
+            "--recover {} needs calibration data: give --data, or choose another --recover",
+            o.recover.name()
+        ))
     })?;
     let prepared = sites::prepare(t)?;
     let graph = Graph::new(&prepared)?;
     let ready = analyse_with(&graph, &t.analysis.policy)?;
     same_groups(&t.trace.channels, &ready.trace.channels)?;
-    recover::reconstruct::reconstruct(&ready, gone, cal, progress)
+    recover::reconstruct::reconstruct(&ready, gone, o.recover, cal, progress)
 }
 
 fn check(

@@ -19,17 +19,26 @@ pub enum Recover {
     /// Also fold the expected value of every other removed channel, where batch normalization tells it.
     #[default]
     Bias,
+    /// Give every layer's outputs the mean and variance that the original's have on --data (batch normalization re-estimated, for
+    /// layers without one too).
+    Recalibrate,
     /// Fit the weights that stay to the original network's outputs on --data, layer by layer.
     Reconstruct,
 }
 
 impl Recover {
+    /// Whether it works with calibration data.
+    pub fn needs_data(self) -> bool {
+        matches!(self, Recover::Recalibrate | Recover::Reconstruct)
+    }
+
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Recover::None => "none",
             Recover::Constant => "constant",
             Recover::Bias => "bias",
+            Recover::Recalibrate => "recalibrate",
             Recover::Reconstruct => "reconstruct",
         }
     }

@@ -51,6 +51,7 @@ const MAX_COLUMNS: usize = 6144;
 pub fn reconstruct(
     t: &Traced,
     gone: &[Vec<usize>],
+    mode: Recover,
     cal: &Calibration,
     progress: &dyn Fn(&str),
 ) -> Result<(Model, RecoverReport)> {
@@ -80,11 +81,15 @@ pub fn reconstruct(
         progress(&format!("repair {}", i + 1));
         let Some(there) = there.get(t.analysis.graph.value(site.y).name.as_str()) else { continue };
         let mut after = site.after(t);
+        if mode == Recover::Recalibrate {
+            // Each layer by itself.
+            after = After { other: None, end: site.y, bounds: None, ..after };
+        }
         if after.other.is_some_and(|o| !settled(t, o, i, &position)) {
             // The sum is not known yet: only the layer's own output is.
             after = After { other: None, end: site.y, bounds: None, ..after };
         }
-        let job = Job { t, now: &masked, site, there, removed: &removed, after, cal };
+        let job = Job { t, now: &masked, site, there, removed: &removed, after, mode, cal };
         let Some(repair) = job.run(&mut original, &mut pruned)? else { continue };
         pruned.set(repair.updates.iter().cloned())?;
         edits.extend(repair.updates.into_iter().map(|u| (u.name().to_owned(), u)));
@@ -101,7 +106,7 @@ pub fn reconstruct(
     if let Some((name, _)) = edits.pop_first() {
         return Err(Error::Internal(format!("the repaired tensor {name:?} has no place in the model")));
     }
-    report.mode = Recover::Reconstruct.name().into();
+    report.mode = mode.name().into();
     Ok((edit.finish()?, report))
 }
 
@@ -154,6 +159,7 @@ struct Job<'a> {
     there: &'a Site,
     removed: &'a [Vec<usize>],
     after: After,
+    mode: Recover,
     cal: &'a Calibration,
 }
 
@@ -324,8 +330,16 @@ impl Job<'_> {
             splits.par_iter().zip(priors).map(one).collect()
         };
         let mut best: Option<(f64, f64, Vec<Vec<f64>>)> = None;
-        for pull in PULLS {
-            let Some(w) = fitted(splits, pull, &priors) else { continue };
+        let matched = |splits: &[Split], scaled: bool| -> Vec<Vec<f64>> {
+            splits.par_iter().zip(&priors).map(|(s, prior)| s.fit.matched(prior, scaled, free)).collect()
+        };
+        let ways: Vec<f64> = if self.mode == Recover::Recalibrate { vec![1.0, 0.0] } else { PULLS.to_vec() };
+        for pull in ways {
+            let w = match self.mode {
+                Recover::Recalibrate => Some(matched(splits, pull > 0.0)),
+                _ => fitted(splits, pull, &priors),
+            };
+            let Some(w) = w else { continue };
             let error = total(splits, &w);
             if error.is_finite() && best.as_ref().is_none_or(|(least, ..)| error < *least) {
                 best = Some((error, pull, w));

@@ -88,6 +88,45 @@ pub struct LayerRepair {
     pub after: f64,
 }
 
+/// The measured quality of the pruned model.
+#[derive(Clone, Debug, Serialize)]
+pub struct AccuracyReport {
+    /// What was measured.
+    pub metric: String,
+    /// On how many samples, where that is known.
+    pub samples: Option<usize>,
+    /// The original's figure.
+    pub original: f64,
+    /// The pruned model's figure.
+    pub pruned: f64,
+    /// How much worse it is, in points.
+    pub drop: f64,
+    /// The most that was allowed.
+    pub limit: Option<f64>,
+    /// Whether it was kept.
+    pub passed: Option<bool>,
+    /// The search for the smallest model that keeps it, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trail: Vec<Probe>,
+}
+
+/// One try of a search.
+#[derive(Clone, Debug, Serialize)]
+pub struct Probe {
+    /// The share that was to stay.
+    pub share: f64,
+    /// Multiply-accumulates of the result.
+    pub macs: u64,
+    /// Its parameters.
+    pub params: u64,
+    /// Its figure.
+    pub score: f64,
+    /// How much worse than the original, in points.
+    pub drop: f64,
+    /// Whether that was allowed.
+    pub passed: bool,
+}
+
 /// The result of a pruning run.
 #[derive(Clone, Debug, Serialize)]
 pub struct PruneReport {
@@ -125,6 +164,9 @@ pub struct PruneReport {
     pub recover: RecoverReport,
     /// The check.
     pub verify: VerifyReport,
+    /// The measured quality, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<AccuracyReport>,
     /// Milliseconds per stage, in order of name.
     pub timings_ms: BTreeMap<String, f64>,
 }

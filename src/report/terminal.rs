@@ -2,7 +2,7 @@
 
 use super::pins::summarise;
 use super::text::{self, MAX_ROWS, field, plural, shorten};
-use super::{GroupReport, PruneReport};
+use super::{AccuracyReport, GroupReport, PruneReport};
 use crate::channels::Pin;
 use std::collections::BTreeMap;
 
@@ -132,6 +132,33 @@ pub(super) fn pins(pins: &[Pin], width: u16, full: &str) -> String {
     format!("\n{table}{}", more(all.len(), full))
 }
 
+/// What was measured, and the way to it.
+pub fn accuracy(a: &AccuracyReport, width: u16) -> String {
+    let on = a.samples.map_or(String::new(), |n| format!(" on {}", plural(n, "sample")));
+    let verdict = match (a.limit, a.passed) {
+        (Some(limit), Some(true)) => format!("; within the limit of {limit}"),
+        (Some(limit), Some(false)) => format!("; MORE than the limit of {limit}"),
+        _ => String::new(),
+    };
+    let text = format!("{} {:.4} → {:.4}{on}, a drop of {:.2} points{verdict}", a.metric, a.original, a.pruned, a.drop);
+    let mut out = field("Accuracy", &text, width);
+    if !a.trail.is_empty() {
+        let rows = a.trail.iter().map(|p| {
+            vec![
+                format!("{:.1} %", p.share * 100.0),
+                text::count(p.macs),
+                text::count(p.params),
+                format!("{:.4}", p.score),
+                format!("{:.2}", p.drop),
+                if p.passed { "within" } else { "too much" }.to_owned(),
+            ]
+        });
+        let header = ["tried", "MACs", "parameters", "score", "drop", ""];
+        out = format!("{}\n{out}", text::table(&header, rows.collect(), &[0, 1, 2, 3, 4], width));
+    }
+    out
+}
+
 fn checks(r: &PruneReport, width: u16) -> String {
     let mut out = String::new();
     let repair = &r.recover;
@@ -168,6 +195,9 @@ fn checks(r: &PruneReport, width: u16) -> String {
         None => r.verify.note.clone(),
     };
     out += &field("Verified", &verified, width);
+    if let Some(a) = &r.accuracy {
+        out += &accuracy(a, width);
+    }
     let stages: Vec<String> =
         STAGES.iter().filter_map(|s| Some(format!("{s} {}", text::milliseconds(*r.timings_ms.get(*s)?)))).collect();
     let total = r.timings_ms.get("total").copied().unwrap_or_else(|| r.timings_ms.values().sum());

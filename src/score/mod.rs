@@ -4,6 +4,7 @@
 //! operators. [`score_all`] runs one criterion or a weighted combination over all groups and makes the groups
 //! comparable. Low scores go first.
 
+mod activation;
 mod batch_norm;
 mod fpgm;
 mod norm;
@@ -15,6 +16,7 @@ mod tests;
 
 pub use spec::{Aggregate, CriterionSpec, Normalize, criterion};
 
+use crate::calibrate::activations::Activations;
 use crate::channels::{Channels, Group, TensorId};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
@@ -41,6 +43,8 @@ pub struct ScoreContext<'a> {
     pub params: &'a dyn ParamReader,
     /// Seed of everything random.
     pub seed: u64,
+    /// What channels carry on calibration data, where a criterion asks for it.
+    pub activations: Option<&'a Activations>,
 }
 
 /// A way to tell important channels from unimportant ones.
@@ -59,6 +63,11 @@ pub trait Criterion: Sync {
 
     /// Whether it only applies to groups with a batch normalization.
     fn needs_batch_norm(&self) -> bool;
+
+    /// Whether it needs calibration data.
+    fn needs_data(&self) -> bool {
+        false
+    }
 }
 
 /// All criteria, in the order of the help text.
@@ -72,6 +81,13 @@ pub static CRITERIA: &[&dyn Criterion] = &[
     &norm::L1,
     &norm::L2,
     &fpgm::Fpgm,
+    &activation::MEAN,
+    &activation::RMS,
+    &activation::VARIANCE,
+    &activation::APOZ,
+    &activation::OBS,
+    &activation::OBS_LOCAL,
+    &activation::SENSITIVITY,
     &random::Random,
 ];
 

@@ -100,6 +100,13 @@ pub(super) fn named(name: &str) -> Result<&'static dyn Criterion, Error> {
     })
 }
 
+impl CriterionSpec {
+    /// Whether a part needs calibration data.
+    pub fn needs_data(&self) -> bool {
+        self.parts.iter().any(|(name, _)| criterion(name).is_some_and(Criterion::needs_data))
+    }
+}
+
 impl FromStr for CriterionSpec {
     type Err = Error;
 

@@ -77,7 +77,7 @@ impl Bench {
     }
 
     fn cx(&self, seed: u64) -> ScoreContext<'_> {
-        ScoreContext { channels: &self.channels, params: self, seed }
+        ScoreContext { channels: &self.channels, params: self, seed, activations: None }
     }
 
     fn score(&self, name: &str, aggregate: Aggregate) -> Option<Vec<f64>> {

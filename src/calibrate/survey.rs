@@ -131,16 +131,16 @@ pub fn survey(
     let movable: BTreeSet<usize> = (0..ch.units.len()).filter(|&u| !points(u).is_empty()).collect();
     progress("survey");
     let (fit, held) = cal.split();
-    let seen = look(t, &fit, &movable)?;
+    let surveyor = Surveyor::new(t, &fit, &movable)?;
     progress("error curves");
     let mut out = Survey {
         curves: vec![None; ch.units.len()],
-        per_pixel: seen.iter().filter(|s| s.taps > 1).map(|s| t.analysis.graph.label(s.site.node)).collect(),
+        per_pixel: surveyor.per_pixel(),
         effects: vec![Vec::new(); ch.units.len()],
     };
     let probe = if weighed { Some(Probe::new(t, &held)?) } else { None };
     for &u in &movable {
-        let Some((mut curve, snapshots)) = unit_curve(t, &seen, u, &points(u))? else { continue };
+        let Some((mut curve, snapshots)) = surveyor.unit(u, &points(u))? else { continue };
         let mut measured = Vec::new();
         if let Some(probe) = &probe {
             progress("measured effects");
@@ -153,6 +153,36 @@ pub fn survey(
         out.curves[u] = Some(curve);
     }
     Ok(out)
+}
+
+/// Second moments of what the layers read that some units' channels go to.
+pub struct Surveyor<'a> {
+    t: &'a Traced<'a>,
+    seen: Vec<Seen>,
+}
+
+impl<'a> Surveyor<'a> {
+    /// Runs a prepared model (see [`prepare`](super::sites::prepare)) over the data.
+    ///
+    /// # Errors
+    /// When the runtime cannot run the model.
+    pub fn new(t: &'a Traced<'a>, cal: &Calibration, units: &BTreeSet<usize>) -> Result<Surveyor<'a>> {
+        Ok(Surveyor { t, seen: look(t, cal, units)? })
+    }
+
+    /// The curve of one unit, and the repaired weights when these numbers of its bundles are gone; `None` where no layer that
+    /// could be surveyed reads it.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub fn unit(&self, u: usize, points: &[usize]) -> Result<Option<(Curve, Vec<Snapshot>)>> {
+        unit_curve(self.t, &self.seen, u, points)
+    }
+
+    /// Names of layers whose kernels were surveyed pixel by pixel.
+    pub fn per_pixel(&self) -> Vec<String> {
+        self.seen.iter().filter(|s| s.taps > 1).map(|s| self.t.analysis.graph.label(s.site.node)).collect()
+    }
 }
 
 /// Scales a curve so that it passes through what was measured; between two points the factor changes evenly.
@@ -208,7 +238,7 @@ fn look(t: &Traced, cal: &Calibration, units: &BTreeSet<usize>) -> Result<Vec<Se
 }
 
 /// Weights repaired for the loss of some bundles.
-type Snapshot = (usize, Vec<TensorProto>);
+pub type Snapshot = (usize, Vec<TensorProto>);
 
 /// The curve of one unit, and the repaired weights at some numbers of bundles.
 fn unit_curve(t: &Traced, seen: &[Seen], u: usize, points: &[usize]) -> Result<Option<(Curve, Vec<Snapshot>)>> {

@@ -9,6 +9,7 @@ mod prune;
 mod quality;
 mod runtime;
 mod runtimes;
+mod sensitivity;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
@@ -25,6 +26,8 @@ Examples:
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
+  onnx-prune model.onnx --max-drop 1 --data val/           the smallest model that loses at most one point
+  onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -35,7 +38,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -56,6 +59,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
     Data(data::DataCommand),
+    /// Measure what changes when one channel group at a time loses a share of its channels
+    Sensitivity(Box<sensitivity::SensitivityArgs>),
     /// Show what can run models here, and where it was found
     Runtimes(runtimes::RuntimesArgs),
 }
@@ -86,6 +91,7 @@ impl Cli {
         match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
+            Some(Command::Sensitivity(args)) => sensitivity::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         }

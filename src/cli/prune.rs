@@ -324,7 +324,8 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     let out = args.out();
     args.check_outputs(out.as_deref(), &model)?;
     progress.stage("data");
-    let means = args.quality.open(&args.data, &args.runtime, args.model(), &model, args.seed)?;
+    let (how, limited) = (&args.quality.how, args.quality.max_drop.is_some());
+    let means = how.open(limited, &args.data, &args.runtime, args.model(), &model, args.seed)?;
     options.calibration = means.calibration;
     options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
     let loaded = start.elapsed();

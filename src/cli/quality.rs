@@ -22,6 +22,30 @@ const BATCHES: usize = 8;
 /// Samples that are measured on when `--eval-samples` does not say.
 const MEASURED: usize = 2000;
 
+/// How accuracy is measured.
+#[derive(Clone, Debug, Args)]
+pub struct MetricArgs {
+    /// Measure this on the data that did not calibrate [default where accuracy is measured: top1 with labels, else agreement]
+    #[arg(long, value_enum, value_name = "METRIC", help_heading = "Accuracy")]
+    metric: Option<Metric>,
+    /// The output that is measured [default: all of floating point; the first with classes]
+    #[arg(long, value_name = "NAME", help_heading = "Accuracy")]
+    metric_output: Option<String>,
+    /// The axis of its classes [default: the last of two or three, else 1]
+    #[arg(long, value_name = "N", help_heading = "Accuracy")]
+    class_axis: Option<usize>,
+    /// Measure with a command instead: {model} stands for the file, the last number that it prints is the score (higher is
+    /// better, and drops are in its unit)
+    #[arg(long, value_name = "CMD", conflicts_with_all = ["metric", "metric_output", "class_axis"], help_heading = "Accuracy")]
+    eval_command: Option<String>,
+    /// Measure on this data, prepared as that of --data [default: what --data has beyond the calibration samples]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, conflicts_with = "eval_command", help_heading = "Accuracy")]
+    eval_data: Option<PathBuf>,
+    /// Measure on at most N samples [default: 2000]
+    #[arg(long, value_name = "N", conflicts_with = "eval_command", help_heading = "Accuracy")]
+    eval_samples: Option<usize>,
+}
+
 /// What the accuracy is, and how much of it may go.
 #[derive(Clone, Debug, Args)]
 pub struct QualityArgs {
@@ -32,25 +56,8 @@ pub struct QualityArgs {
     /// What the search without a budget makes small
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, help_heading = "Accuracy")]
     pub minimise: Minimise,
-    /// Measure this on the data that did not calibrate [default with --max-drop: top1 with labels, else agreement]
-    #[arg(long, value_enum, value_name = "METRIC", help_heading = "Accuracy")]
-    metric: Option<Metric>,
-    /// The output that is measured [default: all of floating point; the first with classes]
-    #[arg(long, value_name = "NAME", help_heading = "Accuracy")]
-    metric_output: Option<String>,
-    /// The axis of its classes [default: the last of two or three, else 1]
-    #[arg(long, value_name = "N", help_heading = "Accuracy")]
-    class_axis: Option<usize>,
-    /// Measure with a command instead: {model} stands for the file, the last number that it prints is the score (higher is
-    /// better, and --max-drop is in its unit)
-    #[arg(long, value_name = "CMD", conflicts_with_all = ["metric", "metric_output", "class_axis"], help_heading = "Accuracy")]
-    eval_command: Option<String>,
-    /// Measure on this data, prepared as that of --data [default: what --data has beyond the calibration samples]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, conflicts_with = "eval_command", help_heading = "Accuracy")]
-    eval_data: Option<PathBuf>,
-    /// Measure on at most N samples [default: 2000]
-    #[arg(long, value_name = "N", conflicts_with = "eval_command", help_heading = "Accuracy")]
-    eval_samples: Option<usize>,
+    #[command(flatten)]
+    pub how: MetricArgs,
 }
 
 /// What a run works with.
@@ -62,21 +69,19 @@ pub struct Means {
     pub quality: Option<Quality>,
 }
 
-impl QualityArgs {
-    fn wanted(&self) -> bool {
-        self.max_drop.is_some() || self.metric.is_some() || self.eval_command.is_some() || self.eval_data.is_some()
-    }
-
-    /// Opens all data. With one source, what calibrates does not measure.
+impl MetricArgs {
+    /// Opens all data. With one source, what calibrates does not measure. `wanted`: accuracy is measured, whatever the flags.
     pub fn open(
         &self,
+        wanted: bool,
         data: &DataArgs,
         runtime: &RuntimeArgs,
         path: &Path,
         model: &Model,
         seed: u64,
     ) -> anyhow::Result<Means> {
-        let on_data = self.wanted() && self.eval_command.is_none();
+        let wanted = wanted || self.metric.is_some() || self.eval_data.is_some() || self.eval_samples.is_some();
+        let on_data = wanted && self.eval_command.is_none();
         let Some((from, options)) = data.resolve(path, seed)? else {
             if on_data {
                 let why = "accuracy is measured on data: give --data or --eval-data, or measure with --eval-command";

@@ -216,7 +216,7 @@ fn plain(
 }
 
 /// Per cell: its channels, the least important first.
-fn ranked(unit: &Unit, scores: &Scores) -> Vec<Vec<Key>> {
+pub(crate) fn ranked(unit: &Unit, scores: &Scores) -> Vec<Vec<Key>> {
     let score = |&(g, c): &Key| scores.values.get(g).and_then(|s| s.get(c)).copied().unwrap_or(0.0);
     let mut cells = unit.cells.clone();
     cells.iter_mut().for_each(|cell| cell.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.cmp(b))));
@@ -224,7 +224,7 @@ fn ranked(unit: &Unit, scores: &Scores) -> Vec<Vec<Key>> {
 }
 
 /// Per group: the first `k` channels of every cell, ascending.
-pub(super) fn first(ch: &Channels, order: &[Vec<Key>], k: usize) -> Vec<Vec<usize>> {
+pub(crate) fn first(ch: &Channels, order: &[Vec<Key>], k: usize) -> Vec<Vec<usize>> {
     let mut gone = vec![Vec::new(); ch.groups.len()];
     for &(g, c) in order.iter().flat_map(|cell| cell.iter().take(k)) {
         gone[g].push(c);

@@ -7,6 +7,7 @@ pub mod fold_weights;
 mod grouped;
 pub mod search;
 
+pub(crate) use calibrated::{first, ranked};
 pub use figures::count_params;
 pub use grouped::Grouped;
 
@@ -22,7 +23,7 @@ use crate::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use crate::recover::{self, Recover};
 use crate::report::{PruneReport, RecoverReport, VerifyReport};
 use crate::rewrite;
-use crate::score::{Aggregate, CriterionSpec, Normalize};
+use crate::score::{Aggregate, CriterionSpec, Normalize, Scores};
 use crate::verify;
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -354,13 +355,24 @@ fn check(
     })
 }
 
+/// What a run with these options would rank channels by, and the numbers of bundles that each unit may lose.
+pub(crate) fn ranking_and_levels(t: &Traced, o: &Options) -> Result<(Scores, Vec<Vec<usize>>)> {
+    let ch = &t.trace.channels;
+    check_weights(t.analysis.graph, ch)?;
+    let mut clock = Clock::default();
+    let seen = calibrated::activations(t, o, &mut clock, &|_| ())?;
+    let scores = decide::fresh_scores(t.analysis.graph, ch, o, seen.as_ref())?;
+    let levels = plan::levels(ch, &scores.values, &decide::limits(t.analysis.graph, ch, o)?)?;
+    Ok((scores, levels))
+}
+
 /// Channels per group.
 fn sizes(ch: &Channels) -> Vec<usize> {
     ch.groups.iter().map(|g| g.channels.len()).collect()
 }
 
 /// The repair adds biases; it must not change what is a channel.
-fn same_groups(a: &Channels, b: &Channels) -> Result<()> {
+pub(crate) fn same_groups(a: &Channels, b: &Channels) -> Result<()> {
     let shape = |c: &Channels| c.groups.iter().map(|g| (g.name.clone(), g.channels.len())).collect::<Vec<_>>();
     if shape(a) != shape(b) {
         return Err(Error::Internal("the repaired model has other channel groups than the original".into()));

@@ -6,6 +6,8 @@ pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
 pub mod runtimes_terminal;
+pub mod sensitivity_plot;
+pub mod sensitivity_text;
 pub mod summary_terminal;
 pub mod terminal;
 pub mod text;

@@ -48,7 +48,7 @@ pub fn prune(r: &PruneReport, width: u16) -> String {
 }
 
 fn title(r: &PruneReport) -> String {
-    let to = if r.pruned.path.is_empty() { "(dry run: nothing written)" } else { &r.pruned.path };
+    let to = if r.pruned.path.is_empty() { "(nothing written)" } else { &r.pruned.path };
     format!("{} → {to}\n\n", r.original.path)
 }
 

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::graph::ValueId;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{Model, tensor};
+use crate::ops::chain::before_squashing;
 use crate::ops::layer::{Form, Layer, Slide};
 use crate::prune::Traced;
 use crate::runtime::Array;
@@ -337,7 +338,9 @@ fn blocks(t: &Traced, ch: &Channels, s: &Seen, cells: &[Vec<Key>]) -> Vec<BTreeM
 pub struct Probe<'a> {
     t: &'a Traced<'a>,
     cal: &'a Calibration,
-    /// Outputs of the original, per batch.
+    /// Names of what is compared: the outputs, before a final softmax or sigmoid.
+    names: Vec<String>,
+    /// The original's, per batch.
     original: Vec<Feed>,
 }
 
@@ -347,19 +350,22 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// When the runtime cannot run the model.
     pub fn new(t: &'a Traced<'a>, cal: &'a Calibration) -> Result<Probe<'a>> {
-        let mut probe = Probe { t, cal, original: Vec::new() };
+        let g = t.analysis.graph;
+        let names = g.proto.output.iter().map(|o| match g.find(o.name()) {
+            Some(v) => g.value(before_squashing(g, v)).name.clone(),
+            None => o.name().to_owned(),
+        });
+        let mut probe = Probe { t, cal, names: names.collect(), original: Vec::new() };
         probe.original = probe.run(t.analysis.graph.model, Vec::new())?;
         Ok(probe)
     }
 
     fn run(&self, model: &Model, tensors: Vec<TensorProto>) -> Result<Vec<Feed>> {
-        let graph = self.t.analysis.graph;
-        let outputs: Vec<String> = graph.proto.output.iter().map(|o| o.name().to_owned()).collect();
         let mut walker = Walker::new(&*self.cal.runtime, model, self.cal.batches.clone(), 0)?;
         walker.set(tensors)?;
         let mut all = Vec::new();
-        walker.advance(&outputs, &mut |_, arrays| {
-            all.push(outputs.iter().cloned().zip(arrays).collect());
+        walker.advance(&self.names, &mut |_, arrays| {
+            all.push(self.names.iter().cloned().zip(arrays).collect());
             Ok(())
         })?;
         Ok(all)

@@ -2,7 +2,7 @@
 
 use super::Activation;
 use crate::canon::Analysis;
-use crate::graph::{NodeId, ValueId, is_default_domain};
+use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::proto::NodeProto;
 use crate::ops::cx::NodeCx;
 
@@ -44,6 +44,24 @@ pub fn is_layer(node: &NodeProto) -> bool {
             | ("", "QLinearConv" | "QLinearMatMul" | "ConvInteger" | "MatMulInteger")
             | ("com.microsoft", "FusedConv" | "FusedGemm" | "FusedMatMul" | "QLinearConv" | "QGemm")
     )
+}
+
+/// The value that decides what an output says: what stands before a final softmax or sigmoid, which is flat where the network is
+/// sure and would hide how near it came to another answer.
+pub fn before_squashing(g: &Graph, output: ValueId) -> ValueId {
+    let mut v = output;
+    // Exporters end in a few copies at most.
+    for _ in 0..8 {
+        let Origin::Node(n, 0) = g.value(v).origin else { break };
+        let node = g.node(n);
+        let Some(input) = g.input(n, 0).filter(|_| is_default_domain(node.domain())) else { break };
+        match node.op_type() {
+            "Identity" => v = input,
+            "Softmax" | "LogSoftmax" | "Sigmoid" => return input,
+            _ => break,
+        }
+    }
+    output
 }
 
 /// Whether a node is a batch normalization.

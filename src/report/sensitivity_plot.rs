@@ -41,6 +41,7 @@ fn draw(
         let mut chart = ChartBuilder::on(area)
             .caption(format!("{name} ({})", g.channels), ("sans-serif", 12))
             .margin(6)
+            .margin_right(18)
             .x_label_area_size(22)
             .y_label_area_size(40)
             .build_cartesian_2d(0.0..1.0, (low * 0.8..high * 1.25).log_scale())?;

@@ -263,3 +263,23 @@ fn inspect_has_three_formats() {
     assert!(dot.starts_with("digraph \"net.onnx\" {\n") && dot.ends_with("}\n"), "{dot}");
     assert!(dot.contains("fillcolor=\"0.") && dot.contains("label=\"?×16×"), "{dot}");
 }
+
+/// A signal in the middle of the work leaves the folder as it was; its exit code is that of shells.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let dir = with_net();
+    std::fs::copy(fixture("fashion_test.npz"), dir.path().join("data.npz")).unwrap();
+    let before = files(&dir);
+    let args = "net.onnx --target-macs 0.5 --data data.npz --runtime tract -o out.onnx --report r.json";
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    let mut child = command.current_dir(&dir).args(args.split_whitespace()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let code = child.wait().unwrap().code();
+    // A machine in a hurry may have been done already.
+    if code != Some(0) {
+        assert_eq!(code, Some(130));
+        assert!(before == files(&dir), "{:?}", names(&dir));
+    }
+}

@@ -2,6 +2,7 @@
 
 mod data;
 mod inspect;
+mod interrupt;
 mod output;
 mod parse;
 mod progress;
@@ -78,6 +79,7 @@ pub struct Common {
 
 impl Common {
     fn start(&self) -> anyhow::Result<()> {
+        interrupt::install()?;
         if let Some(n) = self.threads {
             rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global()?;
         }

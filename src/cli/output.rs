@@ -1,5 +1,6 @@
 //! Files that a command writes: checked before the long work starts, written in one step, never onto an input.
 
+use super::interrupt::Writing;
 use anyhow::{Context, bail};
 use std::fs;
 use std::io::Write;
@@ -84,13 +85,14 @@ pub fn probe(path: &Path) -> anyhow::Result<()> {
         _ if path.file_name().is_none() => bail!("{}: expected the name of a file to write", path.display()),
         _ => {}
     }
+    let _writing = Writing::begin();
     temporary(path).map(drop)
 }
 
 /// Text that waits beside its place.
 pub enum Staged {
     /// A file that [`Staged::publish`] renames.
-    File(NamedTempFile, PathBuf),
+    File(NamedTempFile, PathBuf, Writing),
     /// A device or pipe cannot be replaced, only written to.
     Device(String, PathBuf),
 }
@@ -103,15 +105,16 @@ impl Staged {
         }
         // A link stays a link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let writing = Writing::begin();
         let mut file = temporary(&path)?;
         file.write_all(text.as_bytes()).with_context(|| format!("{}: cannot write", path.display()))?;
-        Ok(Self::File(file, path))
+        Ok(Self::File(file, path, writing))
     }
 
     /// Puts it in its place.
     pub fn publish(self) -> anyhow::Result<()> {
         match self {
-            Self::File(file, path) => {
+            Self::File(file, path, _writing) => {
                 file.persist(&path).map(drop).with_context(|| format!("{}: cannot replace the file", path.display()))
             }
             Self::Device(text, path) => fs::OpenOptions::new()

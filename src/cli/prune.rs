@@ -1,6 +1,7 @@
 //! `onnx-prune MODEL`: from the flags to [`Options`], and the files that come out.
 
 use super::data::DataArgs;
+use super::interrupt::Writing;
 use super::output::{self, Staged};
 use super::progress::Progress;
 use super::quality::QualityArgs;
@@ -402,6 +403,7 @@ fn broken(a: &AccuracyReport) -> String {
 
 /// The model first, then plan and report; all of them or none.
 fn write(args: &PruneArgs, out: Option<&Path>, pruned: &mut Pruned, start: Instant) -> anyhow::Result<()> {
+    let _writing = Writing::begin();
     let plan = json::to_string(&pruned.plan)?;
     let plan = args.save_plan.as_ref().map(|p| Staged::new(p, plan)).transpose()?;
     let fresh: Vec<PathBuf> = out.map(|o| [o.to_owned(), output::data_file(o)]).into_iter().flatten().collect();

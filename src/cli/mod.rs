@@ -1,6 +1,7 @@
 //! clap arguments → library options; one file a command, no logic.
 
 mod data;
+mod diff;
 mod inspect;
 mod output;
 mod parse;
@@ -24,6 +25,7 @@ Examples:
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
+  onnx-prune diff model.onnx model.pruned.onnx --data photos/ --max-drop 1   what pruning cost, and whether it is noise
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -34,7 +36,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -55,6 +57,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
     Data(data::DataCommand),
+    /// Compare a pruned model with the original on data: accuracy, outputs, layers, and whether a drop is noise
+    Diff(Box<diff::DiffCommand>),
     /// Show what can run models here, and where it was found
     Runtimes(runtimes::RuntimesArgs),
 }
@@ -85,6 +89,7 @@ impl Cli {
         match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
+            Some(Command::Diff(args)) => diff::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         }

@@ -70,8 +70,8 @@ pub struct Diff {
     pub runtime: RuntimeUsed,
     /// What the intervals cover, as a share of all cases.
     pub confidence: f64,
-    /// The metric that `--max-drop` is about.
-    pub primary: Metric,
+    /// The metric that `--max-drop` is about; none when no metric fits the outputs.
+    pub primary: Option<Metric>,
     /// Every sample has exactly the same outputs.
     pub identical: bool,
     /// Figures by the name of their metric.
@@ -191,6 +191,9 @@ pub fn compare(
     check(original, pruned)?;
     options.limits.check()?;
     let place = &options.place;
+    if let Some(name) = &place.output {
+        has_output(original, name)?;
+    }
     let mut notes: Vec<String> = data.notes().to_vec();
     let (mut a, mut b) = (Running::new(original, runtime)?, Running::new(pruned, runtime)?);
     let mut counted: Vec<Counted> = Vec::new();
@@ -205,11 +208,14 @@ pub fn compare(
         let range = data.range(k);
         if k == 0 {
             classes = Classes::find(place, &x, range.len());
-            counted = scores::choose(options, data, classes.as_ref(), &mut notes)?;
+            counted = scores::choose(options, data, &x, classes.as_ref(), &mut notes)?;
             tallies = OutputTally::all(&x, place);
         }
         let labels = data.labels().and_then(|l| l.get(range.clone()));
-        counted.iter_mut().try_for_each(|c| c.add(&x, &y, labels))?;
+        let place = |e: Error| Error::Usage(format!("{}: {e}", data.path().display()));
+        for c in &mut counted {
+            c.add(&x, &y, labels).map_err(|e| if c.metric.needs_labels() { place(e) } else { e })?;
+        }
         if let Some(c) = &mut classes {
             c.add(&x, &y);
         }
@@ -226,7 +232,7 @@ pub fn compare(
     }
     notes.extend(tallies.iter().filter_map(OutputTally::note));
     let (accuracy, iou_per_class) = scores::accuracy(&counted, data.len(), &mut notes);
-    let primary = scores::primary(options, &counted)?;
+    let primary = scores::primary(options, &counted);
     let used = counted.iter().any(|c| c.metric == Metric::Top1 && c.is_measured());
     let labels = data.labels().filter(|_| used);
     let (per_class, confusions) = match (&classes, labels) {
@@ -260,6 +266,15 @@ pub fn compare(
     })
 }
 
+/// # Errors
+/// When the model has no such output.
+fn has_output(model: &Model, name: &str) -> Result<()> {
+    let names: Vec<&str> = model.proto.graph.iter().flat_map(|g| &g.output).map(|o| o.name()).collect();
+    let all = || names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
+    let missing = || Error::Usage(format!("--output-name: there is no output {name:?}; the outputs are {}", all()));
+    names.contains(&name).then_some(()).ok_or_else(missing)
+}
+
 /// No output has the same shape in both.
 fn nothing(original: &Model, pruned: &Model, tallies: &[OutputTally]) -> Error {
     let why = tallies.iter().find_map(OutputTally::note).unwrap_or_else(|| "there are no outputs".into());
@@ -273,7 +288,7 @@ fn nothing(original: &Model, pruned: &Model, tallies: &[OutputTally]) -> Error {
 impl Diff {
     /// The figure of the primary metric.
     pub fn main(&self) -> Option<&Score> {
-        self.accuracy.get(self.primary.name())
+        self.accuracy.get(self.primary?.name())
     }
 
     /// [`Error::Check`] with one line for each limit that is not kept.

@@ -103,6 +103,12 @@ impl Where {
         Ok(fit)
     }
 
+    /// Whether an output has an axis of classes where this looks.
+    pub(super) fn has_classes(&self, feed: &Feed) -> bool {
+        let outputs = self.outputs(Metric::Agreement, feed).unwrap_or_default();
+        outputs.first().is_some_and(|(_, a)| self.axis(&a.dims).is_some())
+    }
+
     /// The axis of classes in an output of these sizes.
     pub(super) fn axis(&self, dims: &[usize]) -> Option<usize> {
         let axis = self.class_axis.unwrap_or(match dims.len() {
@@ -250,8 +256,10 @@ impl Tally {
         let mut hits = Vec::with_capacity(labels.len());
         for (s, &label) in labels.iter().enumerate() {
             let class = usize::try_from(label).ok().filter(|&c| c < now.classes.max(2)).ok_or_else(|| {
-                let classes = now.classes;
-                Error::Usage(format!("label {label} of sample {s}: output {name:?} has {classes} classes, from 0 on"))
+                let (sample, classes) = (self.samples.len() + s, now.classes);
+                Error::Usage(format!(
+                    "label {label} of sample {sample}: output {name:?} has {classes} classes, from 0 on"
+                ))
             })?;
             hits.push(f64::from(u8::from(now.among(s, class, k))));
         }

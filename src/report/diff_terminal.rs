@@ -27,7 +27,7 @@ pub fn diff(d: &Diff, width: u16) -> String {
             }
         }
     }
-    if d.accuracy.contains_key(d.primary.name()) {
+    if d.main().is_some() {
         out += "\n* the primary metric, which --max-drop is about. --report FILE.json has every detail.\n";
     }
     out

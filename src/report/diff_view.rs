@@ -36,7 +36,7 @@ pub(super) fn view(d: &Diff, limits: &Limits) -> Vec<Block> {
     out.extend(classes(d, limits));
     out.extend(confusions(d, limits));
     out.extend(iou(d, limits));
-    out.extend(outputs(d));
+    out.extend(outputs(d, limits));
     out.extend(worst(d, limits));
     if let Some(l) = &d.layers {
         out.extend(layers(l, limits));
@@ -99,7 +99,7 @@ fn interval(metric: Metric, i: Option<Interval>) -> String {
 fn metrics(d: &Diff) -> Block {
     let row = |m: Metric| {
         let s = d.accuracy.get(m.name())?;
-        let name = if m == d.primary { format!("{m} *") } else { m.to_string() };
+        let name = if Some(m) == d.primary { format!("{m} *") } else { m.to_string() };
         let unit = if is_share(m) { " points" } else { "" };
         Some(vec![
             name,
@@ -121,19 +121,19 @@ fn verdict(d: &Diff) -> String {
     if d.identical {
         return "the outputs of both models are exactly the same on all samples".into();
     }
-    let labelled = [d.primary, Metric::Top1].into_iter().find_map(|m| Some((m, d.accuracy.get(m.name())?)));
-    match labelled {
-        Some((m, s)) if s.verdict.is_some() => tested(m, s),
-        _ => match d.main() {
-            Some(s) => {
+    let mut tests = d.primary.into_iter().chain([Metric::Top1]).filter_map(|m| Some((m, d.accuracy.get(m.name())?)));
+    match tests.find(|(_, s)| s.verdict.is_some()) {
+        Some((m, s)) => tested(m, s),
+        None => match d.primary.zip(d.main()) {
+            Some((primary, s)) => {
                 let differ = if d.changed.is_empty() {
                     String::new()
                 } else {
                     format!("; {} of {} are given to another class", d.changed.len(), plural(d.samples, "sample"))
                 };
-                format!("{} with the original: {}{differ}", d.primary, figure(d.primary, s.pruned))
+                format!("{primary} with the original: {}{differ}", figure(primary, s.pruned))
             }
-            None => "nothing was measured".into(),
+            None => "the outputs differ; no metric fits them".into(),
         },
     }
 }
@@ -225,8 +225,8 @@ fn iou(d: &Diff, limits: &Limits) -> Option<Block> {
     (total > 0).then(|| table(&title, &["class", "iou"], all.iter().map(row).collect(), 0..2))
 }
 
-fn outputs(d: &Diff) -> Vec<Block> {
-    let name = |o: &OutputDiff| format!("{} {:?}", o.name, o.shape);
+fn outputs(d: &Diff, limits: &Limits) -> Vec<Block> {
+    let name = |o: &OutputDiff| super::text::shorten(&o.name, limits.name / 2);
     let row = |o: &OutputDiff| {
         let kl = o.kl.map_or("–".into(), |k| number(k.mean));
         let relative = o.relative_mse.map_or("–".into(), number);

@@ -55,13 +55,19 @@ pub struct Gate {
 ///
 /// # Errors
 /// When a limit is about a figure that could not be measured.
-pub(super) fn judge(limits: &Limits, primary: Metric, accuracy: &BTreeMap<&'static str, Score>) -> Result<Vec<Gate>> {
+pub(super) fn judge(
+    limits: &Limits,
+    primary: Option<Metric>,
+    accuracy: &BTreeMap<&'static str, Score>,
+) -> Result<Vec<Gate>> {
     let find = |metric: Metric, flag: &str| {
         let missing = || Error::Usage(format!("{flag}: {metric} cannot be measured here; choose another --metric"));
         accuracy.get(metric.name()).ok_or_else(missing)
     };
     let mut gates = Vec::new();
     if let Some(limit) = limits.max_drop {
+        let none = || Error::Usage("--max-drop: no metric fits the outputs of these models".into());
+        let primary = primary.ok_or_else(none)?;
         let s = find(primary, "--max-drop")?;
         gates.push(gate("max-drop", primary, limit, s.drop, s.drop_interval, s.drop <= limit));
     }
@@ -77,8 +83,15 @@ fn gate(name: &'static str, metric: Metric, limit: f64, value: f64, interval: Op
     let inconclusive = interval.is_some_and(|i| i.has(limit));
     let drop = name == "max-drop";
     let number = |x: f64| if drop { format!("{x:.2}") } else { format!("{x:.4}") };
-    let unit = if drop { " points" } else { "" };
-    let mut words = format!("{metric} {} {}{unit}", if drop { "dropped by" } else { "is" }, number(value));
+    let mut words = match (drop, metric) {
+        (false, _) => format!("{metric} is {}", number(value)),
+        (true, Metric::Psnr) => format!("psnr is {} dB below that of equal outputs", number(value)),
+        (true, Metric::Mse) => format!("mse is {} hundredths of the variance of the original's outputs", number(value)),
+        // Rounded to nothing, it has no sign.
+        (true, _) if value < -0.005 => format!("{metric} rose by {} points", number(-value)),
+        (true, _) if value < 0.005 => format!("{metric} dropped by {} points", number(0.0)),
+        (true, _) => format!("{metric} dropped by {} points", number(value)),
+    };
     words += match (passed, drop) {
         (true, true) => ", within",
         (false, true) => ", more than",

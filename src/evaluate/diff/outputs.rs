@@ -123,6 +123,8 @@ pub(super) struct OutputTally {
     equal: u64,
     /// Elements that are not finite in either model, unless equal.
     odd: u64,
+    /// Elements that are no number in both, which counts as equal.
+    nan: u64,
     mse: Vec<f64>,
     cosine: Vec<f64>,
     /// As the scores are, and of their softmax.
@@ -150,6 +152,7 @@ impl OutputTally {
             elements: 0,
             equal: 0,
             odd: 0,
+            nan: 0,
             mse: Vec::new(),
             cosine: Vec::new(),
             kl: (Vec::new(), Vec::new()),
@@ -184,7 +187,9 @@ impl OutputTally {
         for (x, y) in x.chunks(per).zip(y.chunks(per)) {
             let mut sum = 0.0;
             for (&x, &y) in x.iter().zip(y) {
-                let same = x == y;
+                let nan = x.is_nan() && y.is_nan();
+                let same = nan || x == y;
+                self.nan += u64::from(nan);
                 self.elements += 1;
                 self.equal += u64::from(same);
                 self.odd += u64::from(!same && !(x.is_finite() && y.is_finite()));
@@ -248,7 +253,10 @@ impl OutputTally {
                 self.skipped + self.batches
             ));
         }
-        let odd = self.odd;
+        let (odd, nan) = (self.odd, self.nan);
+        if odd == 0 && nan > 0 {
+            return Some(format!("output {name:?}: {nan} elements are no numbers in both models, and count as equal"));
+        }
         (odd > 0).then(|| {
             format!("output {name:?}: {odd} elements differ and are not finite in one of the models, so means are not either")
         })

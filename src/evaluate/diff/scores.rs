@@ -64,6 +64,15 @@ impl Verdict {
     }
 }
 
+/// Metrics point to a way out that pruning has and this comparison has not.
+fn here(e: Error) -> Error {
+    const ELSEWHERE: [&str; 2] = [", or measure with --eval-command", "; measure with --eval-command"];
+    match e {
+        Error::Usage(text) => Error::Usage(ELSEWHERE.iter().fold(text, |text, hint| text.replace(hint, ""))),
+        e => e,
+    }
+}
+
 /// A metric that is counted for both models.
 pub(super) struct Counted {
     pub metric: Metric,
@@ -92,9 +101,9 @@ impl Counted {
         let first = self.original.add(original, original, labels);
         match first.and_then(|()| self.pruned.add(original, pruned, labels)) {
             // A label that cannot be right is never passed over.
-            Err(e) if self.asked || self.metric.needs_labels() => Err(e),
+            Err(e) if self.asked || self.metric.needs_labels() => Err(here(e)),
             Err(e) => {
-                self.failed = Some(e.to_string());
+                self.failed = Some(here(e).to_string());
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -162,14 +171,21 @@ impl Counted {
 /// The metrics: those that always are, and those asked for.
 ///
 /// # Errors
-/// When a metric that needs labels is asked for without any.
+/// When a metric that needs labels is asked for without any, or no output has the axis that the user says.
 pub(super) fn choose(
     options: &Options,
     data: &Dataset,
+    batch: &Feed,
     classes: Option<&Classes>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Counted>> {
     let mut wanted: Vec<Metric> = Vec::new();
+    if let Some(axis) = options.place.class_axis.filter(|_| !options.place.has_classes(batch)) {
+        let outputs = batch.iter().map(|(n, a)| format!("{n:?} {:?}", a.dims)).collect::<Vec<_>>().join(", ");
+        return Err(Error::Usage(format!(
+            "--class-axis {axis}: no output has classes there; the first axis, 0, counts samples, and the outputs are {outputs}"
+        )));
+    }
     match (data.labels(), classes) {
         (Some(_), Some(c)) => {
             wanted.push(Metric::Top1);
@@ -201,17 +217,10 @@ pub(super) fn choose(
     Ok(all)
 }
 
-/// The metric that a drop is measured in.
-///
-/// # Errors
-/// When there is none.
-pub(super) fn primary(options: &Options, counted: &[Counted]) -> Result<Metric> {
+/// The metric that a drop is measured in; none when no metric fits the outputs.
+pub(super) fn primary(options: &Options, counted: &[Counted]) -> Option<Metric> {
     let asked = options.metrics.first().copied();
-    let first = asked.or_else(|| counted.iter().find(|c| c.is_measured()).map(|c| c.metric));
-    first.ok_or_else(|| {
-        let why = counted.iter().find_map(|c| c.failed.clone()).unwrap_or_default();
-        Error::Usage(format!("no metric fits the outputs: {why}"))
-    })
+    asked.or_else(|| counted.iter().find(|c| c.is_measured()).map(|c| c.metric))
 }
 
 /// All figures, and the intersections over unions if they were asked for. Notes say what was left out.

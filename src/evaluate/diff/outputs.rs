@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// Worst samples that are told.
 const WORST: usize = 20;
-/// Probabilities of the pruned model are not taken to be smaller, so that the divergence stays finite.
+/// Probabilities that the pruned model gives are not taken to be smaller, so that the divergence stays finite.
 const LEAST: f64 = 1e-12;
 /// Sums of probabilities may be off by this much.
 const ROUNDING: f64 = 1e-3;
@@ -192,7 +192,7 @@ impl OutputTally {
                 self.nan += u64::from(nan);
                 self.elements += 1;
                 self.equal += u64::from(same);
-                self.odd += u64::from(!same && !(x.is_finite() && y.is_finite()));
+                self.odd += u64::from(!same && !(x - y).is_finite());
                 let delta = if same { 0.0 } else { (x - y).abs() };
                 sum += delta * delta;
                 // Once it is no number it stays so.
@@ -304,7 +304,7 @@ fn of_softmax(a: &[f64], b: &[f64]) -> f64 {
     let (x, y) = (log_sum(a), log_sum(b));
     let term = |(&a, &b): (&f64, &f64)| {
         let p = (a - x).exp();
-        if p == 0.0 { 0.0 } else { p * ((a - x) - (b - y).max(LEAST.ln())) }
+        if p == 0.0 { 0.0 } else { p * ((a - x) - (b - y).max(f64::MIN_POSITIVE.ln())) }
     };
     a.iter().zip(b).map(term).sum::<f64>()
 }

@@ -25,7 +25,7 @@ Examples:
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
-  onnx-prune diff model.onnx model.pruned.onnx --data photos/ --max-drop 1   what pruning cost, and whether it is noise
+  onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.

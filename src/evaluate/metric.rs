@@ -103,12 +103,6 @@ impl Where {
         Ok(fit)
     }
 
-    /// Whether an output has an axis of classes where this looks.
-    pub(super) fn has_classes(&self, feed: &Feed) -> bool {
-        let outputs = self.outputs(Metric::Agreement, feed).unwrap_or_default();
-        outputs.first().is_some_and(|(_, a)| self.axis(&a.dims).is_some())
-    }
-
     /// The axis of classes in an output of these sizes.
     pub(super) fn axis(&self, dims: &[usize]) -> Option<usize> {
         let axis = self.class_axis.unwrap_or(match dims.len() {

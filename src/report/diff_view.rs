@@ -10,6 +10,9 @@ use crate::evaluate::significance::{Interval, Method};
 const ORDER: [Metric; 7] =
     [Metric::Top1, Metric::Top5, Metric::Agreement, Metric::Iou, Metric::Cosine, Metric::Mse, Metric::Psnr];
 
+/// Growth below this share of the largest is not told.
+const NOTABLE: f64 = 1e-2;
+
 /// A part of the report.
 pub(super) enum Block {
     /// A table: what it shows, header, rows, columns of numbers.
@@ -278,7 +281,9 @@ fn worst(d: &Diff, limits: &Limits) -> Option<Block> {
 fn layers(l: &Layers, limits: &Limits) -> Vec<Block> {
     let mut all: Vec<(usize, f64, f64)> =
         l.tensors.iter().enumerate().filter_map(|(i, t)| Some((i, t.growth?, t.error?))).collect();
-    all.retain(|(_, growth, _)| *growth > 0.0);
+    // What is next to nothing beside the rest is rounding.
+    let most = all.iter().map(|x| x.1).fold(0.0, f64::max);
+    all.retain(|(_, growth, _)| *growth > most * NOTABLE);
     all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     all.truncate(limits.rows);
     // Chosen by size, told in the network's order.

@@ -2,6 +2,7 @@
 
 use super::super::metric::{Metric, Scores, Where};
 use crate::data::Dataset;
+use crate::runtime::Array;
 use crate::runtime::walk::Feed;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -66,14 +67,30 @@ pub(super) struct Classes {
     pub taken: Vec<(Option<usize>, Option<usize>)>,
 }
 
+/// The output that is taken to have the classes, and their axis.
+pub(super) fn taken<'a>(place: &Where, batch: &'a Feed) -> Option<(&'a str, &'a Array, usize)> {
+    let (name, a) = place.outputs(Metric::Agreement, batch).ok()?.first().copied()?;
+    Some((name, a, place.axis(&a.dims)?))
+}
+
+/// What to know of an output with several positions a sample.
+pub(super) fn over_positions(place: &Where, batch: &Feed) -> Option<String> {
+    let (name, a, axis) = taken(place, batch)?;
+    let classes = a.dims.get(axis)?;
+    Some(format!(
+        "agreement is counted over all positions: output {name:?} {:?} is taken to have {classes} classes along axis {axis}; \
+         --output-name and --class-axis say otherwise",
+        a.dims
+    ))
+}
+
 impl Classes {
     /// Where an output has one class a sample; `samples` are in the batch.
     pub fn find(place: &Where, batch: &Feed, samples: usize) -> Option<Classes> {
-        let (name, a) = place.outputs(Metric::Agreement, batch).ok()?.first().copied()?;
-        let axis = place.axis(&a.dims)?;
+        let (name, a, axis) = taken(place, batch)?;
         let scores = Scores::new(a, axis);
         (scores.positions == 1 && scores.samples == samples).then(|| Classes {
-            output: name.clone(),
+            output: name.to_owned(),
             axis,
             // One score is a yes or a no.
             count: scores.classes.max(2),

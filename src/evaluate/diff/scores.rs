@@ -3,7 +3,7 @@
 use super::super::metric::{Metric, Tally};
 use super::super::significance::{CONFIDENCE, Interval, McNemar, Pairs, normal, wilson};
 use super::Options;
-use super::classes::Classes;
+use super::classes::{Classes, over_positions, taken};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::runtime::walk::Feed;
@@ -24,8 +24,8 @@ pub struct Score {
     pub difference: f64,
     /// Where the difference may really lie.
     pub interval: Option<Interval>,
-    /// How the interval was computed: `newcombe` of pairs of right and wrong, `wilson` of agreement, `normal` of means over
-    /// samples; see [`significance`](crate::evaluate::significance).
+    /// How the interval was computed: `newcombe` of pairs of right and wrong, `wilson` of agreement where a sample agrees
+    /// wholly or not at all, `normal` of means over samples; see [`significance`](crate::evaluate::significance).
     pub interval_method: Option<&'static str>,
     /// How much worse, in points (see [`Tally::drop`]).
     pub drop: f64,
@@ -180,7 +180,7 @@ pub(super) fn choose(
     notes: &mut Vec<String>,
 ) -> Result<Vec<Counted>> {
     let mut wanted: Vec<Metric> = Vec::new();
-    if let Some(axis) = options.place.class_axis.filter(|_| !options.place.has_classes(batch)) {
+    if let Some(axis) = options.place.class_axis.filter(|_| taken(&options.place, batch).is_none()) {
         let outputs = batch.iter().map(|(n, a)| format!("{n:?} {:?}", a.dims)).collect::<Vec<_>>().join(", ");
         return Err(Error::Usage(format!(
             "--class-axis {axis}: no output has classes there; the first axis, 0, counts samples, and the outputs are {outputs}"
@@ -205,6 +205,9 @@ pub(super) fn choose(
                 )));
             }
         }
+    }
+    if classes.is_none() {
+        notes.extend(over_positions(&options.place, batch));
     }
     wanted.extend([Metric::Agreement, Metric::Cosine, Metric::Mse, Metric::Psnr]);
     wanted.extend(&options.metrics);

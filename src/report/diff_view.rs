@@ -33,7 +33,8 @@ pub(super) struct Limits {
 
 /// The report in order.
 pub(super) fn view(d: &Diff, limits: &Limits) -> Vec<Block> {
-    let mut out = vec![Block::Fact("Data", data(d)), sizes(d), metrics(d)];
+    let mut out = vec![Block::Fact("Data", data(d)), sizes(d)];
+    out.extend((!d.accuracy.is_empty()).then(|| metrics(d)));
     out.push(Block::Fact("Verdict", verdict(d)));
     out.extend(d.gates.iter().map(gate));
     out.extend(classes(d, limits));

@@ -234,6 +234,12 @@ pub(super) fn accuracy(
 ) -> (BTreeMap<&'static str, Score>, Vec<Option<f64>>) {
     let mut iou = Vec::new();
     let mut all = BTreeMap::new();
+    if let Some(why) =
+        counted.first().and_then(|c| c.failed.as_ref()).filter(|_| !counted.iter().any(Counted::is_measured))
+    {
+        notes.push(format!("no metric fits: {why}"));
+        return (all, iou);
+    }
     for c in counted {
         match &c.failed {
             Some(why) => notes.push(format!("no {}: {why}", c.metric)),

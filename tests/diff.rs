@@ -250,3 +250,19 @@ fn wrong_usage_is_refused_before_the_work() {
     refused(&dir, "diff net.onnx nothing.onnx --data d.npz", &["nothing.onnx"]);
     assert!(!names(&dir).iter().any(|n| n.starts_with("r.")));
 }
+
+#[test]
+fn outputs_that_are_no_numbers_fail_a_limit() {
+    let dir = pruned();
+    change(&dir, "small.onnx", "odd.onnx", |p| {
+        let g = p.graph.as_mut().unwrap();
+        let bias = g.initializer.iter_mut().find(|t| t.name() == "4.2.bias").unwrap();
+        *bias = tensor::from_f32("4.2.bias", &[10], &[f32::NAN; 10]);
+    });
+    let args = "net.onnx odd.onnx --data d.npz --samples 40 --metric mse --max-drop 1000000";
+    let ran = run(&dir, &format!("diff --runtime tract --format json {args}"));
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let j: Json = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&j["accuracy"]["mse"]["pruned"], &j["gates"][0]["passed"]), (&Json::Null, &false.into()));
+    assert!(j["notes"].to_string().contains("not finite"), "{}", j["notes"]);
+}

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", message(&e));
+            messages(&e).iter().for_each(|m| eprintln!("error: {m}"));
             ExitCode::from(code(&e))
         }
     }
@@ -33,6 +33,14 @@ fn code(e: &anyhow::Error) -> u8 {
     match e.downcast_ref() {
         Some(Error::Verify { .. } | Error::Internal(_) | Error::Check(_)) => FAILED,
         _ => USAGE,
+    }
+}
+
+/// One line; of several checks that failed, one for each.
+fn messages(e: &anyhow::Error) -> Vec<String> {
+    match e.downcast_ref() {
+        Some(Error::Check(text)) => text.lines().map(str::to_owned).collect(),
+        _ => vec![message(e)],
     }
 }
 

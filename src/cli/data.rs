@@ -127,7 +127,9 @@ impl DataArgs {
     }
 }
 
-const NO_DATA: &str = "name it with --data PATH, or with path in the table [data] of onnx-prune.toml beside the model";
+/// What is missing, and where it may stand.
+pub const NO_DATA: &str =
+    "name it with --data PATH, or with path in the table [data] of onnx-prune.toml beside the model";
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

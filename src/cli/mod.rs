@@ -1,6 +1,7 @@
 //! clap arguments → library options; one file a command, no logic.
 
 mod data;
+mod diff;
 mod inspect;
 mod interrupt;
 mod output;
@@ -29,6 +30,7 @@ Examples:
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
   onnx-prune model.onnx --max-drop 1 --data val/           the smallest model that loses at most one point
   onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
+  onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -39,7 +41,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -62,6 +64,8 @@ enum Command {
     Data(data::DataCommand),
     /// Measure what changes when one channel group at a time loses a share of its channels
     Sensitivity(Box<sensitivity::SensitivityArgs>),
+    /// Compare a pruned model with the original on data: accuracy, outputs, layers, and whether a drop is noise
+    Diff(Box<diff::DiffCommand>),
     /// Show what can run models here, and where it was found
     Runtimes(runtimes::RuntimesArgs),
 }
@@ -94,6 +98,7 @@ impl Cli {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
             Some(Command::Sensitivity(args)) => sensitivity::run(&args),
+            Some(Command::Diff(args)) => diff::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         }

@@ -80,7 +80,7 @@ impl Where {
     ///
     /// # Errors
     /// When there is none, with what there is.
-    fn outputs<'a>(&self, metric: Metric, feed: &'a Feed) -> Result<Vec<&'a (String, Array)>> {
+    pub(super) fn outputs<'a>(&self, metric: Metric, feed: &'a Feed) -> Result<Vec<&'a (String, Array)>> {
         let names = || feed.iter().map(|(n, a)| format!("{n:?} {:?}", a.dims)).collect::<Vec<_>>().join(", ");
         if let Some(name) = &self.output {
             let found = feed.iter().find(|(n, _)| n == name);
@@ -104,7 +104,7 @@ impl Where {
     }
 
     /// The axis of classes in an output of these sizes.
-    fn axis(&self, dims: &[usize]) -> Option<usize> {
+    pub(super) fn axis(&self, dims: &[usize]) -> Option<usize> {
         let axis = self.class_axis.unwrap_or(match dims.len() {
             2 | 3 => dims.len() - 1,
             _ => 1,
@@ -250,8 +250,10 @@ impl Tally {
         let mut hits = Vec::with_capacity(labels.len());
         for (s, &label) in labels.iter().enumerate() {
             let class = usize::try_from(label).ok().filter(|&c| c < now.classes.max(2)).ok_or_else(|| {
-                let classes = now.classes;
-                Error::Usage(format!("label {label} of sample {s}: output {name:?} has {classes} classes, from 0 on"))
+                let (sample, classes) = (self.samples.len() + s, now.classes);
+                Error::Usage(format!(
+                    "label {label} of sample {sample}: output {name:?} has {classes} classes, from 0 on"
+                ))
             })?;
             hits.push(f64::from(u8::from(now.among(s, class, k))));
         }
@@ -303,7 +305,7 @@ impl Tally {
 }
 
 /// The cosine of the angle between two vectors; of two zeros 1, of one 0.
-fn cosine(x: &[f64], y: &[f64]) -> f64 {
+pub(super) fn cosine(x: &[f64], y: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (xx, yy) = (dot(x, x), dot(y, y));
     match (xx > 0.0, yy > 0.0) {
@@ -342,7 +344,7 @@ impl Scores {
         }
     }
 
-    fn at(&self, sample: usize, position: usize, class: usize) -> f64 {
+    pub(super) fn at(&self, sample: usize, position: usize, class: usize) -> f64 {
         let (b, a) = (position / self.after.max(1), position % self.after.max(1));
         let i = ((sample * self.before + b) * self.classes + class) * self.after + a;
         self.values.get(i).copied().unwrap_or(f64::NAN)

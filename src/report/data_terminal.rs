@@ -69,7 +69,7 @@ fn rows(i: &InputSummary, width: u16) -> Vec<Vec<String>> {
 }
 
 /// Four significant digits or so.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     match x.abs() {
         0.0 => "0".into(),
         a if !(1e-3..1e6).contains(&a) => format!("{x:.2e}"),

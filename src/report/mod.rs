@@ -1,6 +1,9 @@
 //! What a run found and did. These structs know no format; each format is one file.
 
 pub mod data_terminal;
+pub mod diff_markdown;
+pub mod diff_terminal;
+mod diff_view;
 pub mod dot;
 pub mod inspect_terminal;
 pub mod json;

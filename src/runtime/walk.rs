@@ -113,6 +113,11 @@ impl<'r> Walker<'r> {
         Ok(())
     }
 
+    /// Whether a value is computed from constants alone.
+    pub fn is_fixed(&self, name: &str) -> bool {
+        self.derived.contains(name)
+    }
+
     /// Bytes kept between steps.
     pub fn bytes_kept(&self) -> usize {
         self.kept.iter().flat_map(|k| k.values()).map(Array::bytes).sum()

@@ -1,0 +1,148 @@
+//! `onnx-prune diff ORIGINAL PRUNED --data D`: from the flags to [`Options`], and the reports that come out.
+
+use super::Common;
+use super::data::{DataArgs, NO_DATA};
+use super::output::{self, Staged};
+use super::progress::Progress;
+use super::prune::{in_file, load};
+use super::runtime::RuntimeArgs;
+use clap::{Args, ValueEnum, ValueHint};
+use onnx_prune::data::Dataset;
+use onnx_prune::error::Error;
+use onnx_prune::evaluate::diff::{Diff, Limits, Options, check, compare, stricter};
+use onnx_prune::evaluate::metric::{Metric, Where};
+use onnx_prune::report::{diff_markdown, diff_terminal, json, terminal};
+use onnx_prune::runtime::choose;
+use std::path::{Path, PathBuf};
+
+/// How the result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tables
+    Table,
+    /// JSON with every detail
+    Json,
+    /// Markdown
+    Markdown,
+}
+
+/// Compares the accuracy and the outputs of two models.
+#[derive(Debug, Args)]
+pub struct DiffCommand {
+    /// The model to compare with
+    #[arg(value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
+    original: PathBuf,
+    /// The model to judge, with the same inputs and outputs
+    #[arg(value_name = "PRUNED", value_hint = ValueHint::FilePath)]
+    pruned: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Measure this too; the first one given is the primary metric (repeatable) [default: top1 with labels, else agreement;
+    /// top1, top5, agreement, cosine, mse and psnr are always there where they can be]
+    #[arg(long, value_enum, value_name = "NAME", help_heading = "Comparison")]
+    metric: Vec<Metric>,
+    /// The output that metrics look at [default: all floating-point ones, for classes the first that has some]
+    #[arg(long, value_name = "NAME", help_heading = "Comparison")]
+    metric_output: Option<String>,
+    /// The axis with one score a class, from 0 [default: the last of two or three axes, axis 1 of more]
+    #[arg(long, value_name = "AXIS", help_heading = "Comparison")]
+    class_axis: Option<usize>,
+    /// Samples for the comparison layer by layer; 0 turns it off
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Comparison")]
+    layer_samples: usize,
+    /// Seed of the draw of --samples
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Comparison")]
+    seed: u64,
+    /// Fail with exit code 1 when the primary metric is more than P points worse (hundredths; psnr: dB below 100; mse:
+    /// hundredths of the variance of the original's outputs)
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Limits")]
+    max_drop: Option<f64>,
+    /// Fail with exit code 1 when a smaller share than A, from 0 to 1, is given to the same class
+    #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Limits")]
+    min_agreement: Option<f64>,
+    /// Write the report to FILE.json or FILE.md (repeatable)
+    #[arg(long, value_name = "FILE", value_parser = report, value_hint = ValueHint::FilePath, help_heading = "Output")]
+    report: Vec<Report>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
+    format: Format,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A file to write, in the format of its name's end.
+#[derive(Clone, Debug)]
+struct Report(PathBuf, Format);
+
+fn report(text: &str) -> Result<Report, String> {
+    let path = PathBuf::from(text);
+    let end = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match end.as_deref() {
+        Some("json") => Ok(Report(path, Format::Json)),
+        Some("md" | "markdown") => Ok(Report(path, Format::Markdown)),
+        _ => Err("the name's end says the format: expected FILE.json or FILE.md".into()),
+    }
+}
+
+impl DiffCommand {
+    fn options(&self) -> Options {
+        Options {
+            metrics: self.metric.clone(),
+            place: Where { output: self.metric_output.clone(), class_axis: self.class_axis },
+            layer_samples: self.layer_samples,
+            limits: Limits { max_drop: self.max_drop, min_agreement: self.min_agreement },
+        }
+    }
+
+    /// Everything about the reports that can be known before the work.
+    fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
+        let written: Vec<(&str, &Path)> = self.report.iter().map(|r| ("the report", r.0.as_path())).collect();
+        let read = [
+            ("the original model", self.original.as_path()),
+            ("the pruned model", self.pruned.as_path()),
+            ("the data", data),
+        ];
+        output::check_distinct(&written, &read)?;
+        written.iter().try_for_each(|(_, path)| output::probe(path))
+    }
+}
+
+fn text(diff: &Diff, format: Format) -> anyhow::Result<String> {
+    Ok(match format {
+        Format::Table => diff_terminal::diff(diff, terminal::width()),
+        Format::Json => json::to_string(diff)?,
+        Format::Markdown => diff_markdown::diff(diff),
+    })
+}
+
+/// Runs the command.
+pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
+    args.common.start()?;
+    let options = args.options();
+    options.limits.check()?;
+    let Some((path, data_options)) = args.data.resolve(&args.original, args.seed)? else {
+        return Err(Error::Usage(format!("no data: {NO_DATA}")).into());
+    };
+    let progress = Progress::new(args.common.quiet);
+    progress.stage("load");
+    let (original, pruned) = (load(&args.original)?, load(&args.pruned)?);
+    args.check_outputs(&path)?;
+    check(&original, &pruned)?;
+    progress.stage("data");
+    let data = Dataset::open(&path, stricter(&original, &pruned), &data_options).map_err(|e| in_file(e, &path))?;
+    let runtime = choose(args.runtime.runtime.into(), args.runtime.ort_lib.as_deref())?;
+    let diff = compare(&original, &pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
+    progress.stage("write");
+    let staged =
+        args.report.iter().map(|r| Staged::new(&r.0, text(&diff, r.1)?)).collect::<anyhow::Result<Vec<_>>>()?;
+    staged.into_iter().try_for_each(Staged::publish)?;
+    drop(progress);
+    if !args.common.quiet {
+        super::print(&text(&diff, args.format)?)?;
+    }
+    // The reports are there whatever the limits say.
+    diff.verdict()?;
+    Ok(())
+}

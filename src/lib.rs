@@ -19,6 +19,7 @@
 //! | the sole writer of a pruned model | [`rewrite`] |
 //! | the proof | [`verify`], on a [`runtime`] |
 //! | samples to run a model on | [`data`] |
+//! | how fast models are | [`evaluate`] |
 //! | what is told | [`report`], [`inspect`] |
 //!
 //! [`prune::prune`] runs all of it:
@@ -44,6 +45,7 @@ pub mod canon;
 pub mod channels;
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod flat;
 pub mod graph;
 pub mod inspect;

@@ -1,5 +1,6 @@
 //! clap arguments → library options; one file a command, no logic.
 
+mod bench;
 mod data;
 mod inspect;
 mod output;
@@ -24,6 +25,7 @@ Examples:
   onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
   onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
+  onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -34,7 +36,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -55,6 +57,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
     Data(data::DataCommand),
+    /// Measure how fast models run, one against the other
+    Bench(bench::BenchArgs),
     /// Show what can run models here, and where it was found
     Runtimes(runtimes::RuntimesArgs),
 }
@@ -85,6 +89,7 @@ impl Cli {
         match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
+            Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         }

@@ -15,7 +15,7 @@ use onnx_prune::evaluate::{inputs, memory};
 use onnx_prune::onnx::Model;
 use onnx_prune::report::{bench_terminal, bench_text, json, terminal};
 use onnx_prune::runtime::walk::Feed;
-use onnx_prune::runtime::{InputSpec, RuntimeOptions, choose_with};
+use onnx_prune::runtime::{Device, InputSpec, RuntimeOptions, choose_with};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -247,12 +247,16 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         return only_memory(args);
     }
     let limits = args.limits()?;
+    if args.data.batches().contains(&0) {
+        return Err(Error::Usage("--batch: expected at least 1, not 0".into()).into());
+    }
     let file = args.check_report()?;
     let progress = Progress::new(args.quiet);
     progress.stage("load");
     let models = args.models.iter().map(|path| load(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut notes = Vec::new();
     let inputs = Inputs::new(args, &models, &mut notes)?;
+    let measurable = inputs.data.is_none() || !inputs::open_extents(&inputs.specs);
     let options = BenchOptions {
         runtime: &|threads| choose_with(&args.options(threads)),
         threads: args.threads()?,
@@ -261,13 +265,19 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         effort: Effort { warmup_s: args.warmup, runs: args.runs, min_time_s: args.min_time },
         seed: args.seed,
         profile: args.profile,
-        memory: &|model, batch, threads| args.memory(model, batch, threads),
+        // The process that measures it has random inputs, whose open extents are not those of the data.
+        memory: &|model, batch, threads| {
+            if measurable { args.memory(model, batch, threads) } else { None }
+        },
         progress: &|stage| progress.stage(stage),
     };
     let first = args.models.first().map_or(Path::new(""), PathBuf::as_path);
     let mut report = bench(&models, &options, &mut SystemClock::default()).map_err(|e| in_file(e, first))?;
     (report.device, report.inputs) = (args.device.device.to_string(), inputs.source.clone());
     report.notes = notes;
+    if report.runtime == "tract" && args.device.device != Device::Cpu {
+        report.rows.iter_mut().for_each(|row| row.device_share = 0.0);
+    }
     report.gates = gate::check(&report, &limits);
     drop(progress);
     if let Some((path, format)) = file {

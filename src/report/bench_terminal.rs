@@ -55,12 +55,9 @@ pub(super) fn letter(i: usize) -> String {
 
 fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
     let shares = block.iter().any(|row| row.device_share < 1.0) || r.device != "cpu";
-    let mut header = vec!["", "median", "p90", "p99", "min", "mean ± std", "samples/s", "load", "memory"];
+    let mut header = vec!["", "median", "p90", "p99", "min", "mean", "std", "samples/s", "load", "memory"];
     if shares {
         header.push("on device");
-    }
-    if r.models.len() > 1 {
-        header.extend(["ratio", ""]);
     }
     let row = |row: &BenchRow| {
         let mut cells = vec![
@@ -69,7 +66,8 @@ fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
             time(row.p90_ms),
             time(row.p99_ms),
             time(row.min_ms),
-            format!("{}\u{a0}±\u{a0}{}", time(row.mean_ms), time(row.std_ms)),
+            time(row.mean_ms),
+            time(row.std_ms),
             text::count(row.samples_per_s.round() as u64),
             time(row.load_ms),
             row.memory_bytes.map_or_else(|| "–".to_owned(), text::bytes),
@@ -77,15 +75,22 @@ fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
         if shares {
             cells.push(format!("{:.1} %", row.device_share * 100.0));
         }
-        if let Some(c) = &row.comparison {
-            cells.push(format!("{:.3} [{:.3}, {:.3}]", c.ratio, c.low, c.high));
-            cells.push(c.verdict.words().to_owned());
-        }
-        cells.resize(header.len(), String::new());
+        // A number and its unit stay together.
         cells.into_iter().map(|cell| cell.replace(' ', "\u{a0}")).collect()
     };
-    let right: Vec<usize> = (1..10).collect();
-    text::table(&header, block.iter().map(row).collect(), &right, width).replace('\u{a0}', " ")
+    let right: Vec<usize> = (1..header.len()).collect();
+    let table = text::table(&header, block.iter().map(row).collect(), &right, width).replace('\u{a0}', " ");
+    let compared = block.iter().filter_map(|row| {
+        let c = row.comparison.as_ref()?;
+        let figures = format!("{:.3} of A's time, 95 % within {:.3} to {:.3}", c.ratio, c.low, c.high);
+        Some(format!(
+            "{} against A: {} ({figures}; {:.2} times as fast)\n",
+            letter(row.model),
+            c.verdict.words(),
+            1.0 / c.ratio
+        ))
+    });
+    table + &compared.collect::<String>()
 }
 
 /// Milliseconds with three digits.

@@ -29,7 +29,7 @@ pub fn common_inputs(models: &[Model]) -> Result<Vec<InputSpec>> {
         }
         for known in &mut common {
             let found = specs.iter().find(|s| s.name == known.name);
-            let Some(found) = found else { return Err(differ(&list(&[known.clone()]), &list(&specs))) };
+            let Some(found) = found else { return Err(differ(&shown(known), &list(&specs))) };
             let fits = known.dims.len() == found.dims.len()
                 && known.elem_type == found.elem_type
                 && known.dims.iter().zip(&found.dims).all(|(a, b)| a.is_none() || b.is_none() || a == b);

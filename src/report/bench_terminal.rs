@@ -57,7 +57,7 @@ fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
     let shares = block.iter().any(|row| row.device_share < 1.0) || r.device != "cpu";
     let mut header = vec!["", "median", "p90", "p99", "min", "mean", "std", "samples/s", "load", "memory"];
     if shares {
-        header.push("on device");
+        header.push("device");
     }
     let row = |row: &BenchRow| {
         let mut cells = vec![
@@ -73,7 +73,9 @@ fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
             row.memory_bytes.map_or_else(|| "–".to_owned(), text::bytes),
         ];
         if shares {
-            cells.push(format!("{:.1} %", row.device_share * 100.0));
+            // One node on the processor is not all of them on the device.
+            let all = row.device_share >= 1.0;
+            cells.push(if all { "100 %".to_owned() } else { format!("{:.1} %", (row.device_share * 100.0).min(99.9)) });
         }
         // A number and its unit stay together.
         cells.into_iter().map(|cell| cell.replace(' ', "\u{a0}")).collect()

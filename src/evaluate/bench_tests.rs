@@ -40,7 +40,9 @@ fn feeds(n: i64) -> Vec<Feed> {
     (0..n).map(|i| vec![("x".to_owned(), Array { dims: vec![1], data: Data::I64(vec![i]) })]).collect()
 }
 
-fn fakes(seconds: &[f64]) -> (Vec<(String, Box<dyn Session>)>, Hand, Log) {
+type Named = (String, Box<dyn Session>);
+
+fn fakes(seconds: &[f64]) -> (Vec<Named>, Hand, Log) {
     let (time, log) = (Hand::default(), Log::default());
     let fake = |(letter, &seconds): (char, &f64)| {
         let session = Fake { letter, seconds, time: time.clone(), log: log.clone() };

@@ -19,7 +19,7 @@
 //! | the sole writer of a pruned model | [`rewrite`] |
 //! | the proof | [`verify`], on a [`runtime`] |
 //! | samples to run a model on | [`data`] |
-//! | how good it is there | [`evaluate`] |
+//! | how good and how fast it is | [`evaluate`] |
 //! | what is told | [`report`], [`inspect`] |
 //!
 //! [`prune::prune`] runs all of it:

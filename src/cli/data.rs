@@ -23,9 +23,9 @@ pub struct DataArgs {
     /// Use N samples, drawn with --seed [default: all]
     #[arg(long, value_name = "N", help_heading = "Data")]
     samples: Option<usize>,
-    /// Samples in a batch [default: what the model fixes, or 32]
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    batch: Option<usize>,
+    /// Samples in a batch; bench takes several, as in 1,8,32 [default: what the model fixes, or 32; for bench 1]
+    #[arg(long, value_name = "N", value_delimiter = ',', help_heading = "Data")]
+    batch: Vec<usize>,
     /// The model input that images or a single array go to, if there are several
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     input: Option<String>,
@@ -69,6 +69,16 @@ fn numbers(text: &str) -> Result<Numbers, String> {
 }
 
 impl DataArgs {
+    /// The batches that are given.
+    pub fn batches(&self) -> &[usize] {
+        &self.batch
+    }
+
+    /// The same without a batch.
+    pub fn without_batch(&self) -> Self {
+        Self { batch: Vec::new(), ..self.clone() }
+    }
+
     /// Where the data is and how it is used: the flags over `onnx-prune.toml` beside the model. `None` without data.
     pub fn resolve(&self, model: &Path, seed: u64) -> anyhow::Result<Option<(PathBuf, DataOptions)>> {
         let table = config::beside(model)?.unwrap_or_default().data;
@@ -92,7 +102,11 @@ impl DataArgs {
             (options.preprocess.layout, options.preprocess.channel_order) = kept;
         }
         options.samples = self.samples.or(options.samples);
-        options.batch = self.batch.or(options.batch);
+        options.batch = match self.batch.as_slice() {
+            [] => options.batch,
+            [one] => Some(*one),
+            _ => return Err(Error::Usage("--batch: expected one number; only bench takes several".into()).into()),
+        };
         options.input = self.input.clone().or(options.input);
         options.labels_from = self.labels_from.or(options.labels_from);
         let p = &mut options.preprocess;
@@ -111,7 +125,7 @@ impl DataArgs {
     fn first_flag(&self) -> Option<&'static str> {
         let given = [
             ("samples", self.samples.is_some()),
-            ("batch", self.batch.is_some()),
+            ("batch", !self.batch.is_empty()),
             ("input", self.input.is_some()),
             ("labels-from", self.labels_from.is_some()),
             ("preprocess", self.preprocess.is_some()),

@@ -1,9 +1,9 @@
 //! `onnx-prune runtimes`: what can run models here.
 
-use super::runtime::RuntimeArgs;
+use super::runtime::{DeviceArgs, RuntimeArgs};
 use clap::{Args, ValueEnum};
 use onnx_prune::report::{json, runtimes_terminal, terminal};
-use onnx_prune::runtime;
+use onnx_prune::runtime::{self, RuntimeOptions};
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -16,13 +16,15 @@ enum Format {
 
 /// Lists runtimes.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code 2 when the runtime that is asked for cannot be used.")]
+#[command(after_help = "Exit code 2 when the runtime or device that is asked for cannot be used.")]
 pub struct RuntimesArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs the command.
@@ -35,8 +37,10 @@ pub fn run(args: &RuntimesArgs) -> anyhow::Result<()> {
     };
     super::print(&text)?;
     // A build without any runtime is no error of the user's.
-    if library.is_some() || args.runtime.runtime != Default::default() {
-        runtime::choose(args.runtime.runtime.into(), library)?;
+    let options = args.runtime.on(&args.device);
+    let default = RuntimeOptions::default();
+    if library.is_some() || options.choice != default.choice || options.device != default.device {
+        runtime::choose_with(&options)?;
     }
     Ok(())
 }

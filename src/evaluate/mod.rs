@@ -1,7 +1,14 @@
 //! How good a model is on data, how far a pruned one is from the original, and how long both take.
 
+pub mod advice;
+pub mod bench;
 pub mod diff;
+pub mod gate;
+pub mod inputs;
+pub mod machine;
+pub mod memory;
 pub mod metric;
 pub mod quality;
 pub mod sensitivity;
 pub mod significance;
+pub mod stats;

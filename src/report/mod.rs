@@ -1,5 +1,7 @@
 //! What a run found and did. These structs know no format; each format is one file.
 
+pub mod bench_terminal;
+pub mod bench_text;
 pub mod data_terminal;
 pub mod diff_markdown;
 pub mod diff_terminal;

@@ -1,9 +1,10 @@
 //! The table of `onnx-prune runtimes`.
 
 use super::text;
-use crate::runtime::RuntimeInfo;
+use crate::runtime::{ProviderInfo, RuntimeInfo};
 
-/// One row a runtime, and below the table the library, or why it cannot be used.
+/// One row a runtime, and below the table the library with what it can run on, or why it
+/// cannot be used.
 pub fn runtimes(all: &[RuntimeInfo], width: u16) -> String {
     let row = |r: &RuntimeInfo| {
         let place = r.place.clone().unwrap_or_else(|| "cannot be used".to_owned());
@@ -15,6 +16,16 @@ pub fn runtimes(all: &[RuntimeInfo], width: u16) -> String {
         if let Some(words) = r.problem.clone().or(library) {
             out.push('\n');
             out += &text::field(r.name, &words, width);
+        }
+        if !r.providers.is_empty() {
+            let row = |p: &ProviderInfo| {
+                let state =
+                    if p.available { "yes".to_owned() } else { format!("no: {}", p.install.unwrap_or_default()) };
+                vec![p.device.to_owned(), p.provider.to_owned(), state]
+            };
+            out.push('\n');
+            let rows = r.providers.iter().map(row).collect();
+            out += &text::table(&["--device", "execution provider", "in this library"], rows, &[], width);
         }
     }
     out

@@ -1,6 +1,6 @@
 //! Which runtime is used, and which could be.
 
-use super::Runtime;
+use super::{Device, ProviderInfo, Runtime};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -18,41 +18,104 @@ pub enum RuntimeChoice {
     Ort,
 }
 
-/// The runtime of that choice. `ort_lib` is ONNX Runtime's library, or the folder that it is in; without it the library is
-/// looked for.
+/// Which runtime, and how it computes.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// The runtime.
+    pub choice: RuntimeChoice,
+    /// ONNX Runtime's library, or the folder that it is in; without it the library is looked for.
+    pub ort_lib: Option<PathBuf>,
+    /// Threads that one session computes on; 0 takes one for each core.
+    pub threads: usize,
+    /// Threads spin while they wait for work within a run, as ONNX Runtime's do by default: quick, but hard on others.
+    pub spinning: bool,
+    /// What the model runs on.
+    pub device: Device,
+    /// Runs on the processor what the device cannot run, all of it if need be. Otherwise a device that does not do any of
+    /// the work is an error.
+    pub allow_fallback: bool,
+}
+
+impl Default for RuntimeOptions {
+    /// One thread on the processor.
+    fn default() -> Self {
+        Self {
+            choice: RuntimeChoice::Auto,
+            ort_lib: None,
+            threads: 1,
+            spinning: false,
+            device: Device::Cpu,
+            allow_fallback: false,
+        }
+    }
+}
+
+/// The runtime of that choice, one thread a session. `ort_lib` is ONNX Runtime's library, or the folder that it is in;
+/// without it the library is looked for.
 ///
 /// # Errors
-/// [`Error::NoRuntime`] when the runtime cannot be used here. `Auto` takes what there is, except that a library that
-/// was named (by `ort_lib` or `ORT_DYLIB_PATH`) has to work.
+/// As [`choose_with`].
 pub fn choose(choice: RuntimeChoice, ort_lib: Option<&Path>) -> Result<Arc<dyn Runtime>> {
-    match choice {
-        RuntimeChoice::Tract => tract(),
-        RuntimeChoice::Ort => ort(ort_lib),
-        RuntimeChoice::Auto => match ort(ort_lib) {
+    choose_with(&RuntimeOptions { choice, ort_lib: ort_lib.map(Path::to_owned), ..Default::default() })
+}
+
+/// The runtime that is asked for.
+///
+/// # Errors
+/// [`Error::NoRuntime`] when the runtime or the device cannot be used here. `Auto` takes what there is, except that a
+/// library that was named (by `ort_lib` or `ORT_DYLIB_PATH`) has to work. [`Error::Usage`] when the runtime has no such
+/// device or threads.
+pub fn choose_with(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
+    match options.choice {
+        RuntimeChoice::Tract => tract(options),
+        RuntimeChoice::Ort => ort(options),
+        RuntimeChoice::Auto => match ort(options) {
             Ok(found) => Ok(found),
-            Err(problem) if named(ort_lib) => Err(problem),
-            Err(problem) => tract().map_err(|_| problem),
+            Err(problem) if named(options.ort_lib.as_deref()) => Err(problem),
+            // tract would be a silent way back to the processor.
+            Err(problem) if options.device != Device::Cpu && !options.allow_fallback => Err(problem),
+            Err(problem) => match tract(options) {
+                Err(Error::NoRuntime { .. }) => Err(problem),
+                other => other,
+            },
         },
     }
 }
 
 #[cfg(feature = "tract")]
-fn tract() -> Result<Arc<dyn Runtime>> {
+fn tract(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
+    if options.device != Device::Cpu && !options.allow_fallback {
+        let device = &options.device;
+        let message = format!(
+            "tract runs on the processor only; --device {device} needs ONNX Runtime (--runtime ort), which is installed \
+             with: {}",
+            device.install()
+        );
+        return Err(Error::Usage(message));
+    }
+    if options.threads != 1 {
+        let asked = if options.threads == 0 { "all cores".to_owned() } else { format!("{} threads", options.threads) };
+        return Err(Error::Usage(format!(
+            "tract computes on one thread, so it cannot use {asked}; use --threads 1, or ONNX Runtime (--runtime ort)"
+        )));
+    }
     Ok(Arc::new(super::tract::Tract))
 }
 
 #[cfg(not(feature = "tract"))]
-fn tract() -> Result<Arc<dyn Runtime>> {
+fn tract(_: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
     Err(left_out("tract", "tract"))
 }
 
 #[cfg(feature = "ort")]
-fn ort(path: Option<&Path>) -> Result<Arc<dyn Runtime>> {
-    Ok(Arc::new(super::ort::Ort::new(path)?))
+fn ort(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
+    let found = super::ort::Ort::new(options.ort_lib.as_deref())?.with_threads(options.threads);
+    let found = found.with_spinning(options.spinning).with_device(&options.device, options.allow_fallback)?;
+    Ok(Arc::new(found))
 }
 
 #[cfg(not(feature = "ort"))]
-fn ort(_: Option<&Path>) -> Result<Arc<dyn Runtime>> {
+fn ort(_: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
     Err(left_out("onnxruntime", "ort"))
 }
 
@@ -84,11 +147,13 @@ pub struct RuntimeInfo {
     pub place: Option<String>,
     /// Why it cannot be used.
     pub problem: Option<String>,
+    /// The devices that it may run models on, where it can be used.
+    pub providers: Vec<ProviderInfo>,
 }
 
 /// All runtimes, those that cannot be used here too.
 pub fn list(ort_lib: Option<&Path>) -> Vec<RuntimeInfo> {
-    let mut tract = info("tract", tract());
+    let mut tract = info("tract", tract(&RuntimeOptions::default()));
     if tract.problem.is_none() {
         tract.place = Some("embedded".to_owned());
     }
@@ -97,12 +162,16 @@ pub fn list(ort_lib: Option<&Path>) -> Vec<RuntimeInfo> {
         Ok(found) => RuntimeInfo {
             library: Some(found.path().to_owned()),
             place: Some(found.place().to_owned()),
+            providers: found.providers(),
             ..info("onnxruntime", Ok(Arc::new(found)))
         },
         Err(problem) => info("onnxruntime", Err(problem)),
     };
     #[cfg(not(feature = "ort"))]
-    let onnxruntime = info("onnxruntime", ort(ort_lib));
+    let onnxruntime = {
+        let _ = ort_lib;
+        info("onnxruntime", ort(&RuntimeOptions::default()))
+    };
     vec![tract, onnxruntime]
 }
 
@@ -113,5 +182,5 @@ fn info(name: &'static str, runtime: Result<Arc<dyn Runtime>>) -> RuntimeInfo {
         Err(Error::NoRuntime { message, .. }) => (None, Some(message)),
         Err(other) => (None, Some(other.to_string())),
     };
-    RuntimeInfo { name, version, library: None, place: None, problem }
+    RuntimeInfo { name, version, library: None, place: None, problem, providers: Vec::new() }
 }

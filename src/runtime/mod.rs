@@ -6,15 +6,21 @@
 
 mod array;
 mod choice;
+mod device;
 #[cfg(feature = "ort")]
 mod discover;
 #[cfg(feature = "ort")]
 pub mod ort;
+#[cfg(feature = "ort")]
+mod ort_values;
+mod profile;
 #[cfg(feature = "tract")]
 mod tract;
 pub mod walk;
 
-pub use choice::{RuntimeChoice, RuntimeInfo, choose, list};
+pub use choice::{RuntimeChoice, RuntimeInfo, RuntimeOptions, choose, choose_with, list};
+pub use device::{DEVICES, Device, ProviderInfo};
+pub use profile::{OpTime, Placement, Profile};
 
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -105,6 +111,16 @@ pub trait Session: Send {
     /// Runs the model on inputs given by name, each graph input once, in any order. Shapes may differ from call to call as
     /// far as the model permits. Returns all graph outputs under their ONNX names, in graph order.
     fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>>;
+
+    /// The same work, without handing out the results: what is timed.
+    fn compute(&mut self, inputs: &[(String, Array)]) -> Result<()> {
+        self.run(inputs).map(drop)
+    }
+
+    /// Where the nodes ran, after the first run on a device other than the processor.
+    fn placement(&self) -> Option<&Placement> {
+        None
+    }
 }
 
 /// Something that runs ONNX models.
@@ -115,6 +131,18 @@ pub trait Runtime: Send + Sync {
     fn version(&self) -> String;
     /// Loads a model. What is wrong with it may show only when the session runs.
     fn load(&self, model: &Model) -> Result<Box<dyn Session>>;
+
+    /// What each node does in `runs` runs, after one that does not count.
+    ///
+    /// # Errors
+    /// When the model does not run, or the runtime does not tell.
+    fn profile(&self, model: &Model, inputs: &[(String, Array)], runs: usize) -> Result<Profile> {
+        let _ = (model, inputs, runs);
+        Err(Error::Usage(format!(
+            "{} does not tell the time of each operator; use ONNX Runtime with --runtime ort",
+            self.name()
+        )))
+    }
 }
 
 /// The runtime in this build, if it has one: tract with the `tract` feature.

@@ -1,18 +1,17 @@
-//! ONNX Runtime on the CPU. Its library is found and loaded when the program runs.
+//! ONNX Runtime. Its library is found and loaded when the program runs.
 //!
 //! The library and its environment are one per process and stay until it ends.
 
 use super::discover::{self, Here, Place};
-use super::{Array, Data, Runtime, Session};
+use super::ort_values::{to_array, to_value};
+use super::{Array, Device, Placement, Profile, ProviderInfo, Runtime, Session};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use half::bf16;
 use ort::LoadDynamicError;
 use ort::environment::Environment;
+use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
-use ort::session::{self, SessionInputValue};
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
-use std::fmt::Debug;
+use ort::session;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -35,13 +34,16 @@ static LIBRARY: OnceLock<Library> = OnceLock::new();
 static MISSING: OnceLock<String> = OnceLock::new();
 static LOADING: Mutex<()> = Mutex::new(());
 
-/// ONNX Runtime on the CPU.
+/// ONNX Runtime.
 ///
-/// By default a session computes on one thread, so that its results are always the same.
-#[derive(Clone, Copy)]
+/// By default a session computes on one thread of the processor, so that its results are always the same.
+#[derive(Clone)]
 pub struct Ort {
     library: &'static Library,
     threads: usize,
+    spinning: bool,
+    device: Device,
+    allow_fallback: bool,
 }
 
 impl Ort {
@@ -52,13 +54,50 @@ impl Ort {
     /// # Errors
     /// [`Error::NoRuntime`] that says where was looked, or what is wrong with the library. A process can use one library only.
     pub fn new(path: Option<&Path>) -> Result<Self> {
-        Ok(Self { library: library(path)?, threads: 1 })
+        let library = library(path)?;
+        Ok(Self { library, threads: 1, spinning: false, device: Device::Cpu, allow_fallback: false })
     }
 
-    /// The same with so many threads for a session; 0 leaves the number to ONNX Runtime.
+    /// The same with so many threads for a session; 0 leaves the number to ONNX Runtime, which takes one for each core.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
         Self { threads, ..self }
+    }
+
+    /// The same with threads that spin while they wait for work, until the run ends.
+    #[must_use]
+    pub fn with_spinning(self, spinning: bool) -> Self {
+        Self { spinning, ..self }
+    }
+
+    /// The same on a device. Without `allow_fallback`, sessions fail when the device cannot be used, and when no node runs on it.
+    ///
+    /// # Errors
+    /// [`Error::NoRuntime`] when the library does not have what serves the device, without `allow_fallback`.
+    pub fn with_device(self, device: &Device, allow_fallback: bool) -> Result<Self> {
+        if !is_available(device) && !allow_fallback {
+            let devices = self.providers().into_iter().filter(|p| p.available).map(|p| p.device);
+            let message = format!(
+                "--device {device} needs {}, which the library {} was built without (it has: {}); install one that has \
+                 it: {}; or give --allow-fallback",
+                device.provider(),
+                self.library.path.display(),
+                devices.collect::<Vec<_>>().join(", "),
+                device.install()
+            );
+            return Err(Error::NoRuntime { runtime: NAME, message });
+        }
+        Ok(Self { device: device.clone(), allow_fallback, ..self })
+    }
+
+    /// The devices that the library knows of.
+    pub fn providers(&self) -> Vec<ProviderInfo> {
+        let info = |device: &Device| {
+            let available = is_available(device);
+            let install = (!available).then(|| device.install());
+            ProviderInfo { device: device.kind(), provider: device.provider(), available, install }
+        };
+        Device::all().iter().map(info).collect()
     }
 
     /// The library's file.
@@ -71,11 +110,84 @@ impl Ort {
         &self.library.place
     }
 
-    fn session(&self, bytes: &[u8]) -> ort::Result<session::Session> {
+    /// A session that writes a profile to a file of that name and more, if one is given.
+    fn session(&self, bytes: &[u8], profile: Option<&Path>) -> ort::Result<session::Session> {
         let builder = session::Session::builder(&self.library.environment)?;
-        let builder = builder.with_intra_threads(self.threads)?.with_inter_threads(1)?;
-        // Threads that wait for work would take the cores from others.
-        builder.with_intra_op_spinning(false)?.commit_from_memory(bytes)
+        let mut builder = builder.with_intra_threads(self.threads)?.with_inter_threads(1)?;
+        if self.spinning {
+            // Not after the run, when another session may be at work.
+            builder = builder.with_config_entry("session.force_spinning_stop", "1")?;
+        } else {
+            // Threads that wait for work would take the cores from others.
+            builder = builder.with_intra_op_spinning(false)?;
+        }
+        if let Some(prefix) = profile {
+            builder = builder.with_profiling(prefix)?;
+        }
+        if matches!(self.device, Device::DirectMl(_)) {
+            // It demands that.
+            builder = builder.with_memory_pattern(false)?;
+        }
+        let providers = providers(&self.device).into_iter();
+        let providers: Vec<_> = match self.allow_fallback {
+            // What cannot be registered is left out, and the placement of the nodes tells.
+            true if !is_available(&self.device) => Vec::new(),
+            true => providers.collect(),
+            false => providers.map(ExecutionProviderDispatch::error_on_failure).collect(),
+        };
+        if !providers.is_empty() {
+            builder = builder.with_execution_providers(providers)?;
+        }
+        builder.commit_from_memory(bytes)
+    }
+
+    fn watched(&self, model: &Model) -> Result<OrtSession> {
+        let bytes = model.to_bytes()?;
+        let folder = tempfile::Builder::new().prefix("onnx-prune-").tempdir();
+        let folder = folder.map_err(|e| error(format!("no folder can be made for its profile: {e}")))?;
+        let session = self.session(&bytes, Some(&folder.path().join("profile"))).map_err(|e| self.refused(e))?;
+        Ok(OrtSession { session, watch: Some(folder), placement: None, runtime: self.clone() })
+    }
+}
+
+impl Ort {
+    /// A device that is there may still miss its driver.
+    fn refused(&self, cause: ort::Error) -> Error {
+        if self.device == Device::Cpu {
+            return failure(cause);
+        }
+        error(format!(
+            "--device {}: {}; what it needs has to be where the system looks for libraries, and is installed with: {}",
+            self.device,
+            one_line(cause.message()),
+            self.device.install()
+        ))
+    }
+}
+
+fn is_available(device: &Device) -> bool {
+    let found = match device {
+        Device::Cpu => Ok(true),
+        Device::Cuda(_) => ep::CUDA::is_available(),
+        Device::TensorRt(_) => ep::TensorRT::is_available(),
+        Device::OpenVino(_) => ep::OpenVINO::is_available(),
+        Device::CoreMl => ep::CoreML::is_available(),
+        Device::DirectMl(_) => ep::DirectML::is_available(),
+    };
+    found.unwrap_or(false)
+}
+
+/// What serves the device, the best first.
+fn providers(device: &Device) -> Vec<ExecutionProviderDispatch> {
+    let cuda = |n: u16| ep::CUDA::default().with_device_id(n.into()).build();
+    match device {
+        Device::Cpu => Vec::new(),
+        Device::Cuda(n) => vec![cuda(*n)],
+        Device::TensorRt(n) => vec![ep::TensorRT::default().with_device_id((*n).into()).build(), cuda(*n)],
+        Device::OpenVino(None) => vec![ep::OpenVINO::default().build()],
+        Device::OpenVino(Some(name)) => vec![ep::OpenVINO::default().with_device_type(name).build()],
+        Device::CoreMl => vec![ep::CoreML::default().build()],
+        Device::DirectMl(n) => vec![ep::DirectML::default().with_device_id((*n).into()).build()],
     }
 }
 
@@ -89,86 +201,97 @@ impl Runtime for Ort {
     }
 
     fn load(&self, model: &Model) -> Result<Box<dyn Session>> {
-        let bytes = model.to_bytes()?;
-        Ok(Box::new(OrtSession(self.session(&bytes).map_err(failure)?)))
+        if self.device != Device::Cpu {
+            return Ok(Box::new(self.watched(model)?));
+        }
+        let session = self.session(&model.to_bytes()?, None).map_err(failure)?;
+        Ok(Box::new(OrtSession { session, watch: None, placement: None, runtime: self.clone() }))
+    }
+
+    fn profile(&self, model: &Model, inputs: &[(String, Array)], runs: usize) -> Result<Profile> {
+        let mut session = self.watched(model)?;
+        for _ in 0..runs.saturating_add(1) {
+            session.start(inputs)?;
+        }
+        session.end_profile()
     }
 }
 
-struct OrtSession(session::Session);
+struct OrtSession {
+    session: session::Session,
+    /// Where the first run's profile goes. Dropped after the session, which may still write there.
+    watch: Option<tempfile::TempDir>,
+    placement: Option<Placement>,
+    runtime: Ort,
+}
 
-impl Session for OrtSession {
-    fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>> {
+impl OrtSession {
+    fn start(&mut self, inputs: &[(String, Array)]) -> Result<session::SessionOutputs<'_>> {
         let mut values = Vec::new();
         for (name, array) in inputs {
             values.push((name.as_str(), to_value(name, array)?));
         }
-        let outputs = self.0.run(values).map_err(failure)?;
-        outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
+        self.session.run(values).map_err(failure)
     }
-}
 
-fn to_value<'a>(name: &str, array: &'a Array) -> Result<SessionInputValue<'a>> {
-    fn view<'a, T>(dims: &'a [usize], data: &'a [T]) -> ort::Result<SessionInputValue<'a>>
-    where
-        T: PrimitiveTensorElementType + Debug + Clone + 'static,
-    {
-        Ok(TensorRef::from_array_view((dims, data))?.into())
+    fn end_profile(&mut self) -> Result<Profile> {
+        let file = self.session.end_profiling().map_err(failure)?;
+        let text = std::fs::read_to_string(&file).map_err(|e| error(format!("its profile {file}: {e}")))?;
+        Profile::parse(&text)
     }
-    let dims = array.dims.as_slice();
-    if dims.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim)) != Some(array.data.len()) {
-        return Err(error(format!("input {name:?}: {} elements for shape {dims:?}", array.data.len())));
-    }
-    let value = match &array.data {
-        Data::F32(v) => view(dims, v),
-        Data::F64(v) => view(dims, v),
-        Data::F16(v) => view(dims, v),
-        Data::I64(v) => view(dims, v),
-        Data::I32(v) => view(dims, v),
-        Data::U8(v) => view(dims, v),
-        Data::I8(v) => view(dims, v),
-        Data::Bool(v) => view(dims, v),
-    };
-    value.map_err(failure)
-}
 
-fn to_array(name: &str, value: &DynValue) -> Result<Array> {
-    fn elements<T: PrimitiveTensorElementType + Clone>(value: &DynValue) -> ort::Result<Vec<T>> {
-        Ok(value.try_extract_tensor::<T>()?.1.to_vec())
+    /// After the first run on a device: whether it is used.
+    fn look(&mut self) -> Result<()> {
+        let Some(_folder) = self.watch.take() else { return Ok(()) };
+        let placement = self.end_profile()?.placement(self.runtime.device.provider());
+        self.placement = Some(placement);
+        Ok(())
     }
-    fn integers<T: PrimitiveTensorElementType + Clone>(value: &DynValue, to: fn(T) -> i64) -> ort::Result<Vec<i64>> {
-        Ok(elements::<T>(value)?.into_iter().map(to).collect())
-    }
-    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err(error(format!("output {name:?} is no tensor")));
-    };
-    let data = match ty {
-        TensorElementType::Float32 => elements(value).map(Data::F32),
-        TensorElementType::Float64 => elements(value).map(Data::F64),
-        TensorElementType::Float16 => elements(value).map(Data::F16),
-        TensorElementType::Int64 => elements(value).map(Data::I64),
-        TensorElementType::Int32 => elements(value).map(Data::I32),
-        TensorElementType::Uint8 => elements(value).map(Data::U8),
-        TensorElementType::Int8 => elements(value).map(Data::I8),
-        TensorElementType::Bool => elements(value).map(Data::Bool),
-        // What `Data` lacks becomes the next larger type.
-        TensorElementType::Bfloat16 => {
-            elements::<bf16>(value).map(|v| Data::F32(v.into_iter().map(bf16::to_f32).collect()))
+
+    /// Every time: an error is not to be got over by running again.
+    fn check(&mut self) -> Result<()> {
+        self.look()?;
+        match &self.placement {
+            Some(p) if p.nodes > 0 && p.on_device == 0 && !self.runtime.allow_fallback => {
+                let others: Vec<String> = p.by_provider.iter().map(|(name, n)| format!("{n} on {name}")).collect();
+                Err(error(format!(
+                    "--device {}: none of the {} nodes runs on {} ({}); choose another device, or give --allow-fallback",
+                    self.runtime.device,
+                    p.nodes,
+                    p.provider,
+                    others.join(", ")
+                )))
+            }
+            _ => Ok(()),
         }
-        TensorElementType::Int16 => integers::<i16>(value, i64::from).map(Data::I64),
-        TensorElementType::Uint16 => integers::<u16>(value, i64::from).map(Data::I64),
-        TensorElementType::Uint32 => integers::<u32>(value, i64::from).map(Data::I64),
-        TensorElementType::Uint64 => integers::<u64>(value, |x| x as i64).map(Data::I64),
-        other => return Err(error(format!("output {name:?}: type {other} is not supported"))),
-    };
-    let dims = shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-    Ok(Array { dims, data: data.map_err(failure)? })
+    }
 }
 
-fn error(message: String) -> Error {
+impl Session for OrtSession {
+    fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>> {
+        let outputs = self.start(inputs)?;
+        let arrays = outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?)));
+        let arrays = arrays.collect::<Result<_>>()?;
+        drop(outputs);
+        self.check()?;
+        Ok(arrays)
+    }
+
+    fn compute(&mut self, inputs: &[(String, Array)]) -> Result<()> {
+        drop(self.start(inputs)?);
+        self.check()
+    }
+
+    fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+}
+
+pub(super) fn error(message: String) -> Error {
     Error::Runtime { runtime: NAME, message }
 }
 
-fn failure(cause: ort::Error) -> Error {
+pub(super) fn failure(cause: ort::Error) -> Error {
     error(one_line(cause.message()))
 }
 

@@ -1,4 +1,4 @@
-use super::super::{input_specs, max_rel_diff, random_inputs};
+use super::super::{Data, input_specs, max_rel_diff, random_inputs};
 use super::*;
 use crate::onnx::load as load_model;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
@@ -69,7 +69,7 @@ fn results_are_the_same_every_time_and_hardly_depend_on_threads() {
     let model = fixture("residual.bn");
     assert!(!input_specs(&model).is_empty());
     let inputs = random_inputs(&model, 1, &|_, _| 3).unwrap();
-    let run = |threads| runtime.with_threads(threads).load(&model).unwrap().run(&inputs).unwrap();
+    let run = |threads| runtime.clone().with_threads(threads).load(&model).unwrap().run(&inputs).unwrap();
     let one = run(1);
     assert_eq!(one, run(1));
     for ((_, a), (_, b)) in run(2).iter().zip(&one) {

@@ -61,7 +61,8 @@ fn criteria_from_activations_equal_their_figures() {
         }
     }
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let figures: [(&str, Box<dyn Fn(&[f64]) -> f64>); 4] = [
+    type Figure = Box<dyn Fn(&[f64]) -> f64>;
+    let figures: [(&str, Figure); 4] = [
         ("act-mean", Box::new(move |v| mean(v))),
         ("act-rms", Box::new(move |v| mean(&v.iter().map(|x| x * x).collect::<Vec<_>>()).sqrt())),
         ("act-variance", Box::new(move |v| mean(&v.iter().map(|x| (x - mean(v)).powi(2)).collect::<Vec<_>>()))),

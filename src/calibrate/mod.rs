@@ -14,6 +14,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use survey::Survey;
 
+/// A survey, and what it was made for.
+type Known = (String, Arc<Survey>);
+
 /// Calibration data, and how much effort goes into it.
 #[derive(Clone)]
 pub struct Calibration {
@@ -30,7 +33,7 @@ pub struct Calibration {
     /// Seed of the draw of positions.
     pub seed: u64,
     /// The last survey, and what it was made for.
-    last: Arc<Mutex<Option<(String, Arc<Survey>)>>>,
+    last: Arc<Mutex<Option<Known>>>,
 }
 
 impl Calibration {

@@ -1,7 +1,7 @@
 //! How fast models are, one against the other.
 //!
 //! All models are loaded in one process and run in turn, A B A B …, on the same inputs: what disturbs the machine disturbs
-//! all of them. A time is that of one [`Session::compute`](crate::runtime::Session::compute): from arrays in memory to
+//! all of them. A time is that of one [`Session::compute`]: from arrays in memory to
 //! computed outputs, which ONNX Runtime does not copy out. tract does, and starts a thread for each run, which takes some tens
 //! of microseconds and brings the ratio of very quick models closer to 1.
 

@@ -1,6 +1,7 @@
 //! clap arguments → library options; one file a command, no logic.
 
 mod bench;
+mod check;
 mod data;
 mod diff;
 mod inspect;
@@ -33,6 +34,7 @@ Examples:
   onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
+  onnx-prune check model.onnx half.onnx --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -43,7 +45,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -68,6 +70,8 @@ enum Command {
     Sensitivity(Box<sensitivity::SensitivityArgs>),
     /// Compare a pruned model with the original on data: accuracy, outputs, layers, and whether a drop is noise
     Diff(Box<diff::DiffCommand>),
+    /// Judge a smaller model by limits on accuracy, speed and size: the gate of a pipeline
+    Check(Box<check::CheckArgs>),
     /// Measure how fast models run, one against the other
     Bench(bench::BenchArgs),
     /// Show what can run models here, and where it was found
@@ -103,6 +107,7 @@ impl Cli {
             Some(Command::Data(args)) => data::run(&args),
             Some(Command::Sensitivity(args)) => sensitivity::run(&args),
             Some(Command::Diff(args)) => diff::run(&args),
+            Some(Command::Check(args)) => check::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),

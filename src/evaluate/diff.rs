@@ -131,7 +131,7 @@ pub struct RuntimeUsed {
 }
 
 impl ModelSide {
-    fn of(model: &Model) -> ModelSide {
+    pub(super) fn of(model: &Model) -> ModelSide {
         let macs = || {
             let flat = flatten(model).ok()?;
             let graph = Graph::new(&flat).ok()?;

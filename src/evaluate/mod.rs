@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod bench;
+pub mod check;
 pub mod diff;
 pub mod gate;
 pub mod inputs;

@@ -37,7 +37,7 @@ pub fn csv(r: &BenchReport) -> String {
         let number = |x: Option<f64>| x.filter(|x| x.is_finite()).map_or_else(String::new, |x| x.to_string());
         let some = |x: f64| number(Some(x));
         let cells: [String; 21] = [
-            quoted(r.models.get(row.model).map_or("", |m| &m.path)),
+            text::csv_field(r.models.get(row.model).map_or("", |m| &m.path)),
             row.batch.to_string(),
             row.threads.to_string(),
             row.runs.to_string(),
@@ -57,16 +57,11 @@ pub fn csv(r: &BenchReport) -> String {
             number(c.map(|c| c.low)),
             number(c.map(|c| c.high)),
             c.map_or_else(String::new, |c| c.verdict.words().to_owned()),
-            quoted(&r.device),
+            text::csv_field(&r.device),
         ];
         out += &(cells.join(",") + "\n");
     }
     out
-}
-
-/// As RFC 4180 has it.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 /// Tables for a README or an issue.
@@ -121,6 +116,6 @@ mod tests {
 
     #[test]
     fn paths_with_commas_are_quoted() {
-        assert_eq!([quoted("a.onnx"), quoted("a,\"b\".onnx")], ["a.onnx", "\"a,\"\"b\"\".onnx\""]);
+        assert_eq!([text::csv_field("a.onnx"), text::csv_field("a,\"b\".onnx")], ["a.onnx", "\"a,\"\"b\"\".onnx\""]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bench_terminal;
 pub mod bench_text;
+pub mod check_text;
 pub mod data_terminal;
 pub mod diff_markdown;
 pub mod diff_terminal;

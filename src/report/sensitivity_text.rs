@@ -74,15 +74,15 @@ pub fn csv(r: &SensitivityReport) -> String {
         for p in &g.points {
             let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
             let fields = [
-                quoted(&g.groups.join(" ")),
-                quoted(&g.layers.join(" ")),
+                text::csv_field(&g.groups.join(" ")),
+                text::csv_field(&g.layers.join(" ")),
                 g.channels.to_string(),
                 p.share.to_string(),
                 p.removed.to_string(),
                 p.macs_saved.to_string(),
                 p.params_saved.to_string(),
                 p.change.to_string(),
-                quoted(r.metric.as_deref().unwrap_or_default()),
+                text::csv_field(r.metric.as_deref().unwrap_or_default()),
                 number(p.score),
                 number(p.drop),
             ];
@@ -91,9 +91,4 @@ pub fn csv(r: &SensitivityReport) -> String {
         }
     }
     out
-}
-
-/// A field as RFC 4180 has it.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }

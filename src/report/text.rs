@@ -52,6 +52,11 @@ pub fn milliseconds(ms: f64) -> String {
     }
 }
 
+/// A field of a CSV file, as RFC 4180 has it.
+pub fn csv_field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
 /// `1 layer`, `2 layers`.
 pub fn plural(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }

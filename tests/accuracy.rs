@@ -27,6 +27,21 @@ fn place(fixture_name: &str) -> TempDir {
     dir
 }
 
+/// Zeros as NumPy stores them.
+fn npy(dims: &[usize]) -> Vec<u8> {
+    let shape = dims.iter().map(|d| format!("{d}, ")).collect::<String>();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = b"\x93NUMPY\x01\x00".to_vec();
+    file.extend((header.len() as u16).to_le_bytes());
+    file.extend(header.into_bytes());
+    file.extend(vec![0; 4 * dims.iter().product::<usize>()]);
+    file
+}
+
 fn json(dir: &TempDir, name: &str) -> Value {
     serde_json::from_slice(&files(dir)[name]).unwrap()
 }
@@ -193,6 +208,13 @@ fn accuracy_is_a_gate() {
         assert!(accuracy["limit"].is_null() && accuracy["passed"].is_null() && accuracy["drop"].is_number());
     }
     refused(&dir, "net.onnx --max-drop 1", &["--data", "--eval-command"]);
+    // One image, over and over: the answer is always the same.
+    let zeros = npy(&[40, 1, 28, 28]);
+    std::fs::write(dir.path().join("zeros.npy"), zeros).unwrap();
+    let same = "--data zeros.npy --mean 0 --std 1 --runtime tract";
+    refused(&dir, &format!("net.onnx --max-drop 1 {same}"), &["zeros.npy", "agreement says nothing here"]);
+    refused(&dir, &format!("diff net.onnx good.onnx --max-drop 1 {same}"), &["agreement says nothing here"]);
+    ok(&dir, &format!("diff net.onnx good.onnx --max-drop 100 --metric mse {same}"));
     refused(&dir, &format!("net.onnx --max-drop -1 {on}"), &["--max-drop", "-1"]);
     refused(
         &dir,

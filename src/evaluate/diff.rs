@@ -241,7 +241,10 @@ pub fn compare(
     };
     let changed = classes.as_ref().map(|c| c.changed(data, labels)).unwrap_or_default();
     let worst = outputs::worst(&tallies, data, classes.as_ref(), labels);
-    let gates = gates::judge(&options.limits, primary, &accuracy)?;
+    let mut hollow: BTreeMap<Metric, String> = BTreeMap::new();
+    hollow.extend(counted.iter().filter(|c| c.is_measured()).filter_map(|c| Some((c.metric, c.says_nothing()?))));
+    notes.extend(hollow.values().cloned());
+    let gates = gates::judge(&options.limits, primary, &accuracy, &hollow)?;
     Ok(Diff {
         schema_version: DIFF_SCHEMA_VERSION,
         tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),

@@ -7,10 +7,11 @@ use crate::error::{Error, Result};
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A figure of quality.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// Share of samples whose label has the highest score
@@ -127,6 +128,8 @@ pub struct Tally {
     moments: (f64, f64, f64),
     /// The class axis has one score only, which is a yes or a no.
     single: bool,
+    /// Classes that the original gives; two are enough to know.
+    answers: BTreeSet<usize>,
 }
 
 impl Tally {
@@ -141,6 +144,7 @@ impl Tally {
             range,
             moments: (0.0, 0.0, 0.0),
             single: false,
+            answers: BTreeSet::new(),
         }
     }
 
@@ -211,6 +215,9 @@ impl Tally {
             for p in 0..first.positions {
                 let (x, y) = (first.best(s, p), now.best(s, p));
                 same += usize::from(x.is_some() && x == y);
+                if self.answers.len() < 2 {
+                    self.answers.extend(x);
+                }
                 if self.metric == Metric::Iou {
                     self.count(x, y);
                 }
@@ -270,6 +277,18 @@ impl Tally {
         let from = usize::from(self.single);
         let share = |&(both, any): &(u64, u64)| (any > 0).then(|| both as f64 / any as f64);
         self.classes.iter().enumerate().map(|(c, n)| if c < from { None } else { share(n) }).collect()
+    }
+
+    /// Why the figure says nothing, if so: a model that always gives one answer would do as well.
+    pub fn says_nothing(&self) -> Option<String> {
+        let compared = matches!(self.metric, Metric::Agreement | Metric::Iou) && !self.samples.is_empty();
+        (compared && self.answers.len() < 2).then(|| {
+            format!(
+                "{} says nothing here: the original gives the same class everywhere on this data, as a model that ignores its \
+                 input would; take other data, or --metric cosine or mse",
+                self.metric
+            )
+        })
     }
 
     /// The figure; `NaN` when nothing was counted.
@@ -434,7 +453,10 @@ mod tests {
         assert_eq!(tally(Metric::Agreement, &a, &b, None).score(), 0.5);
         let iou = tally(Metric::Iou, &a, &b, None);
         assert_eq!(iou.per_class(), [None, Some(1.0 / 3.0)]);
+        assert!(iou.says_nothing().is_none());
         let none = feed(&[1, 1, 1, 1], &[0.0]);
+        assert!(tally(Metric::Agreement, &none, &none, None).says_nothing().is_some());
+        assert!(tally(Metric::Mse, &none, &none, None).says_nothing().is_none());
         assert_eq!(tally(Metric::Iou, &none, &none, None).score(), 1.0);
     }
 

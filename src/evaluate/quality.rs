@@ -112,6 +112,9 @@ impl OnData {
                 on.outputs.push(out);
             }
         }
+        if let Some(why) = tally.says_nothing() {
+            return Err(Error::Usage(format!("{}: {why}", on.data.path().display())));
+        }
         on.score = tally.score();
         if !on.score.is_finite() {
             return Err(Error::Usage(format!(

@@ -54,13 +54,17 @@ pub struct Gate {
 /// Judges all limits.
 ///
 /// # Errors
-/// When a limit is about a figure that could not be measured.
+/// When a limit is about a figure that could not be measured, or (`hollow`) says nothing.
 pub(super) fn judge(
     limits: &Limits,
     primary: Option<Metric>,
     accuracy: &BTreeMap<&'static str, Score>,
+    hollow: &BTreeMap<Metric, String>,
 ) -> Result<Vec<Gate>> {
     let find = |metric: Metric, flag: &str| {
+        if let Some(why) = hollow.get(&metric) {
+            return Err(Error::Usage(format!("{flag}: {why}")));
+        }
         let missing = || Error::Usage(format!("{flag}: {metric} cannot be measured here; choose another --metric"));
         accuracy.get(metric.name()).ok_or_else(missing)
     };

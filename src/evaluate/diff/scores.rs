@@ -110,6 +110,11 @@ impl Counted {
         }
     }
 
+    /// Why its figure is worthless, if so.
+    pub fn says_nothing(&self) -> Option<String> {
+        self.original.says_nothing()
+    }
+
     /// Whether there is a figure.
     pub fn is_measured(&self) -> bool {
         self.failed.is_none()

@@ -2,6 +2,7 @@
 
 use super::data::DataArgs;
 use super::output::{self, Staged};
+use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::runtime::{DeviceArgs, RuntimeArgs};
@@ -46,7 +47,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', help_heading = "Measuring")]
     threads: Vec<usize>,
     /// Run each model N times
-    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "min_time", help_heading = "Measuring")]
+    #[arg(long, value_name = "N", value_parser = parse::at_least_one, conflicts_with = "min_time", help_heading = "Measuring")]
     runs: Option<usize>,
     /// Measure for S seconds a model and batch, and at least 10 runs
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds, help_heading = "Measuring")]
@@ -55,7 +56,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = seconds, help_heading = "Measuring")]
     warmup: f64,
     /// Extent of axes, other than that of the batch, that the model leaves open (random inputs)
-    #[arg(long, value_name = "N", default_value_t = 224, value_parser = at_least_one, help_heading = "Measuring")]
+    #[arg(long, value_name = "N", default_value_t = 224, value_parser = parse::at_least_one, help_heading = "Measuring")]
     extent: usize,
     /// Seed of random inputs, of the draw of --samples, and of intervals
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measuring")]
@@ -67,10 +68,10 @@ pub struct BenchArgs {
     #[arg(long, help_heading = "Measuring")]
     no_memory: bool,
     /// Fail when a model takes longer than R times the first one's median
-    #[arg(long, value_name = "R", value_parser = positive, help_heading = "Limits")]
+    #[arg(long, value_name = "R", value_parser = parse::positive, help_heading = "Limits")]
     max_ratio: Option<f64>,
     /// Fail when a model is not at least F times as fast as the first one
-    #[arg(long, value_name = "F", value_parser = positive, help_heading = "Limits")]
+    #[arg(long, value_name = "F", value_parser = parse::positive, help_heading = "Limits")]
     min_speedup: Option<f64>,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
@@ -92,16 +93,8 @@ pub struct BenchArgs {
     only_memory: bool,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
-}
-
 fn seconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|s| (0.0..=86_400.0).contains(s)).ok_or_else(|| "expected seconds, from 0 to 86400".into())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "expected a number above 0".into())
 }
 
 /// The inputs of a batch size.

@@ -3,6 +3,7 @@
 use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::output::{self, Staged};
+use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::runtime::{DeviceArgs, RuntimeArgs};
@@ -58,19 +59,19 @@ pub struct CheckArgs {
     #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Limits (at least one)")]
     min_agreement: Option<f64>,
     /// It is at least F times as fast
-    #[arg(long, value_name = "F", value_parser = positive, help_heading = "Limits (at least one)")]
+    #[arg(long, value_name = "F", value_parser = parse::positive, help_heading = "Limits (at least one)")]
     min_speedup: Option<f64>,
     /// It takes at most R times as long
-    #[arg(long, value_name = "R", value_parser = positive, help_heading = "Limits (at least one)")]
+    #[arg(long, value_name = "R", value_parser = parse::positive, help_heading = "Limits (at least one)")]
     max_ratio: Option<f64>,
     /// At most this share of the multiply-accumulates is left
-    #[arg(long, value_name = "F", value_parser = positive, help_heading = "Limits (at least one)")]
+    #[arg(long, value_name = "F", value_parser = parse::positive, help_heading = "Limits (at least one)")]
     max_macs: Option<f64>,
     /// At most this share of the parameters is left
-    #[arg(long, value_name = "F", value_parser = positive, help_heading = "Limits (at least one)")]
+    #[arg(long, value_name = "F", value_parser = parse::positive, help_heading = "Limits (at least one)")]
     max_params: Option<f64>,
     /// At most this share of the file's size is left
-    #[arg(long, value_name = "F", value_parser = positive, help_heading = "Limits (at least one)")]
+    #[arg(long, value_name = "F", value_parser = parse::positive, help_heading = "Limits (at least one)")]
     max_size: Option<f64>,
 
     /// The primary metric [default: top1 with labels, else agreement]
@@ -87,19 +88,19 @@ pub struct CheckArgs {
     layer_samples: usize,
 
     /// Samples in one run that is timed [default: 1, or what the model fixes]
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Speed")]
+    #[arg(long, value_name = "N", value_parser = parse::at_least_one, help_heading = "Speed")]
     bench_batch: Option<usize>,
     /// Threads while timing; 0 is one for each core [default: 0, and 1 for tract]
     #[arg(long, value_name = "N", help_heading = "Speed")]
     bench_threads: Option<usize>,
     /// Time each model N times
-    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "min_time", help_heading = "Speed")]
+    #[arg(long, value_name = "N", value_parser = parse::at_least_one, conflicts_with = "min_time", help_heading = "Speed")]
     runs: Option<usize>,
     /// Time each model for S seconds, and at least 10 runs
-    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = positive, help_heading = "Speed")]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = parse::positive, help_heading = "Speed")]
     min_time: f64,
     /// Extent of axes, other than that of the batch, that the model leaves open
-    #[arg(long, value_name = "N", default_value_t = 224, value_parser = at_least_one, help_heading = "Speed")]
+    #[arg(long, value_name = "N", default_value_t = 224, value_parser = parse::at_least_one, help_heading = "Speed")]
     extent: usize,
 
     /// Write the report to FILE.json, FILE.md or FILE.xml (JUnit) (repeatable)
@@ -134,14 +135,6 @@ fn report(text: &str) -> Result<Report, String> {
         Some("xml") => Ok(Report(path, Format::Junit)),
         _ => Err("the name's end says the format: expected FILE.json, FILE.md or FILE.xml".into()),
     }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "expected a number above 0".into())
 }
 
 impl CheckArgs {

@@ -1,6 +1,7 @@
 //! `onnx-prune data MODEL`, and the flags about data that other commands take.
 
 use super::Common;
+use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use clap::{Args, ValueEnum, ValueHint};
@@ -166,17 +167,13 @@ pub struct DataCommand {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Take the figures from the first N samples
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = first)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = parse::at_least_one)]
     first: usize,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
     #[command(flatten)]
     common: Common,
-}
-
-fn first(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
 }
 
 /// Runs the command.

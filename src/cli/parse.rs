@@ -13,6 +13,16 @@ pub fn regex(text: &str) -> Result<Regex, String> {
     })
 }
 
+/// A count.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
+}
+
+/// A factor.
+pub fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "expected a number above 0".into())
+}
+
 /// `REGEX=R`; the last `=` separates.
 pub fn layer_ratio(text: &str) -> Result<(Regex, f64), String> {
     let (pattern, ratio) = text.rsplit_once('=').ok_or("expected REGEX=R, for example 'layer4=0.5'")?;

@@ -75,7 +75,7 @@ pub struct Curve {
     about: &'static str,
 }
 
-/// See [`CurveKind`](crate::calibrate::survey::Kind).
+/// Curves of [`survey`](crate::calibrate::survey::survey).
 pub static OBS: Curve = Curve {
     name: "obs",
     about: "error curves of optimal brain surgeon on --data, weighed by measured effects on the outputs (the default with data)",

@@ -252,7 +252,7 @@ mod tests {
         let (x, y) = data(500, 4, 2);
         let mut moments = Moments::new(5, 2);
         moments.add(&x, &y);
-        let w: Vec<f64> = (0..10).map(|i| 0.4 * f64::from(value(i * 5 + 2))).collect();
+        let w: Vec<f64> = (0..10).map(|i| 1.5 * f64::from(value(i * 5 + 2))).collect();
         let figures = |w: &[f64], k: usize| {
             let p: Vec<f64> =
                 x.chunks(5).map(|r| r.iter().zip(&w[k * 5..]).map(|(x, w)| f64::from(*x) * w).sum::<f64>()).collect();

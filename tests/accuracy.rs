@@ -129,6 +129,43 @@ fn every_way_to_decide_from_data_keeps_its_budget() {
     refused(&dir, &args, &["--threshold"]);
 }
 
+/// One set of samples serves several models and budgets: what was found for one is not taken for another.
+#[test]
+fn a_survey_is_of_one_model_and_its_samples() {
+    let m = onnx_prune::onnx::load(&fixture("residual.folded.onnx")).unwrap();
+    let mut other = m.clone();
+    for (i, t) in other.proto.graph.as_mut().unwrap().initializer.iter_mut().enumerate() {
+        let Ok(values) = tensor::to_f64(t) else { continue };
+        if !tensor::is_float(t.data_type()) || values.len() < 100 {
+            continue;
+        }
+        let n = values.len();
+        let turned: Vec<f64> = (0..n).map(|k| values[(k + n / 3 + i) % n]).collect();
+        let name = t.name.clone();
+        *t = tensor::from_f64_like(t, &tensor::dims(t).unwrap(), &turned).unwrap();
+        t.name = name;
+    }
+    let other = in_memory(other.proto);
+    let feeds = |m: &Model, seed: u64| -> Vec<Feed> {
+        (0..4).map(|k| random_inputs(m, seed + k, &|_, _| 8).unwrap()).collect()
+    };
+    let fresh = |seed: u64| Arc::new(Calibration::new(feeds(&m, seed), choose(RuntimeChoice::Tract, None).unwrap()));
+    let decided = |m: &Model, calibration: Arc<Calibration>, share: f64| {
+        let budget = Budget::TargetMacs(share);
+        let o = Options { budget, calibration: Some(calibration), dry_run: true, ..Options::default() };
+        prune(m, &o, &|_| ()).unwrap().plan.tensors
+    };
+    let shared = fresh(0);
+    let first = decided(&m, shared.clone(), 0.5);
+    assert_eq!(decided(&other, shared.clone(), 0.5), decided(&other, fresh(0), 0.5));
+    assert_ne!(decided(&other, shared.clone(), 0.5), first);
+    assert_eq!(decided(&m, shared.clone(), 0.7), decided(&m, fresh(0), 0.7));
+    // Other samples in the same object.
+    let mut changed = (*shared).clone();
+    changed.batches = fresh(9).batches.clone();
+    assert_eq!(decided(&m, Arc::new(changed), 0.5), decided(&m, fresh(9), 0.5));
+}
+
 #[test]
 fn recalibration_is_better_than_nothing() {
     for name in ["residual.folded.onnx", "shuffle.bn.onnx"] {
@@ -199,6 +236,15 @@ fn accuracy_is_a_gate() {
     assert_eq!(json(&dir, "r.json")["accuracy"]["passed"], false);
     let said = ok(&dir, &format!("net.onnx --target-macs 0.9 --max-drop 5 {on} -o good.onnx"));
     assert!(said.contains("within the limit of 5"), "{said}");
+    // A dry run measures too, and writes nothing.
+    let dry = format!("net.onnx --dry-run {on} -o bad.onnx");
+    failed(&dir, &format!("{dry} --target-macs 0.2 --max-drop 1"), "more than the 1");
+    let said = ok(&dir, &format!("{dry} --target-macs 0.9 --max-drop 5"));
+    assert!(said.contains("within the limit of 5") && !names(&dir).contains(&"bad.onnx".to_owned()), "{said}");
+    // More than half of the samples calibrate when that is said.
+    let most = format!("--data {DATA} --samples 400 --runtime tract");
+    let said = ok(&dir, &format!("net.onnx --target-macs 0.9 --max-drop 9 {most} -o good.onnx"));
+    assert!(said.contains("from 400 samples") && said.contains("on 100 samples"), "{said}");
     // Without labels, and other figures.
     for metric in ["agreement", "cosine", "mse", "psnr", "iou", "top5"] {
         let args = format!("net.onnx --target-macs 0.9 --metric {metric} {on} -o good.onnx --report r.json");
@@ -286,6 +332,8 @@ fn sensitivity_tells_which_groups_matter() {
     assert!(all["a.json"] == all["b.json"] && all["half"] == notes);
     // Other notes are not overwritten.
     refused(&dir, &format!("{args} --seed 1 --resume half"), &["half", "delete it"]);
+    refused(&dir, &format!("{args} --scale 0.5 --resume half"), &["half", "delete it"]);
+    assert_eq!(files(&dir)["half"], notes);
     // Without a repair more changes.
     ok(&dir, &format!("{args} --removal plain --report p.csv --format csv --only conv2d_6"));
     let csv = String::from_utf8(files(&dir)["p.csv"].clone()).unwrap();

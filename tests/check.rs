@@ -108,6 +108,7 @@ fn bad_input_is_refused() {
     refused(&dir, "check net.onnx missing.onnx --max-macs 1", &["missing.onnx"]);
     refused(&dir, &format!("check net.onnx small.onnx --max-drop 1 --data nowhere {}", &DATA[13..]), &["nowhere"]);
     refused(&dir, "check net.onnx small.onnx --max-macs 1 --report net.onnx.json/x.json", &["x.json"]);
+    refused(&dir, &format!("check net.onnx small.onnx --max-ratio 9 --bench-batch 501 {DATA}"), &["501", "500"]);
     let missing = "check net.onnx small.onnx --max-ratio 2 --no-data --runtime ort --ort-lib nothing.so";
     refused(&dir, missing, &["nothing.so"]);
     assert!(!names(&dir).iter().any(|n| n.starts_with(".onnx-prune")));

@@ -239,6 +239,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.only_memory {
         return only_memory(args);
     }
+    super::interrupt::install()?;
     let limits = args.limits()?;
     if args.data.batches().contains(&0) {
         return Err(Error::Usage("--batch: expected at least 1, not 0".into()).into());

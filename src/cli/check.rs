@@ -192,6 +192,10 @@ impl CheckArgs {
                 return Ok(vec![inputs::random(&models[0], &specs, self.seed, batch, self.extent)?]);
             };
             let data = Dataset::open(path, &models[0], &DataOptions { batch: Some(batch), ..options.clone() })?;
+            if data.len() < batch {
+                let message = format!("a batch of {batch} needs as many samples, and there are {}", data.len());
+                return Err(Error::Data { path: path.clone(), message });
+            }
             Ok(vec![data.batch(0)?])
         };
         let options = BenchOptions {

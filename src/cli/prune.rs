@@ -328,6 +328,8 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     let (how, limited) = (&args.quality.how, args.quality.max_drop.is_some());
     let means = how.open(limited, &args.data, &args.runtime, args.model(), &model, args.seed)?;
     options.calibration = means.calibration;
+    // What is measured has to be made, even where it is not kept.
+    options.dry_run &= means.quality.is_none();
     options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
     let loaded = start.elapsed();
     let told = |stage: &str| progress.stage(stage);
@@ -345,14 +347,14 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
         }
         (quality, _) => {
             let mut pruned = prune(&model, &options, &told).map_err(in_model)?;
-            if let (Some(quality), false) = (quality, options.dry_run) {
+            if let Some(quality) = quality {
                 progress.stage("measure");
                 pruned.report.accuracy = Some(judge(&pruned, quality, limit).map_err(in_model)?);
             }
             pruned
         }
     };
-    if options.dry_run {
+    if args.dry_run {
         pruned.model = None;
     }
     let failed = pruned.report.accuracy.as_ref().filter(|a| a.passed == Some(false)).map(broken);

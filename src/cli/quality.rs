@@ -54,7 +54,7 @@ pub struct QualityArgs {
     #[arg(long, value_name = "POINTS", allow_negative_numbers = true, help_heading = "Accuracy")]
     pub max_drop: Option<f64>,
     /// What the search without a budget makes small
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t, help_heading = "Accuracy")]
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t, requires = "max_drop", help_heading = "Accuracy")]
     pub minimise: Minimise,
     #[command(flatten)]
     pub how: MetricArgs,
@@ -80,11 +80,14 @@ impl MetricArgs {
         model: &Model,
         seed: u64,
     ) -> anyhow::Result<Means> {
-        let wanted = wanted || self.metric.is_some() || self.eval_data.is_some() || self.eval_samples.is_some();
+        let place = self.metric_output.is_some() || self.class_axis.is_some();
+        let samples = self.eval_data.is_some() || self.eval_samples.is_some();
+        let wanted = wanted || self.metric.is_some() || place || samples;
         let on_data = wanted && self.eval_command.is_none();
         let Some((from, options)) = data.resolve(path, seed)? else {
             if on_data {
-                let why = "accuracy is measured on data: give --data or --eval-data, or measure with --eval-command";
+                let why = "accuracy is measured on data: give --data (and --eval-data to measure on other samples), or measure with \
+                           --eval-command";
                 return Err(Error::Usage(why.into()).into());
             }
             return Ok(Means { calibration: None, quality: self.command(model)? });
@@ -102,8 +105,9 @@ impl MetricArgs {
                 ))
                 .into());
             }
-            // Half of few samples.
-            let (a, b) = all.divide(most.min(all.len() / 2).max(1), seed)?;
+            // Half of few samples, unless told.
+            let half = options.samples.map_or(all.len() / 2, |n| n);
+            let (a, b) = all.divide(most.min(half).max(1), seed)?;
             (a, Some(b))
         } else {
             let measure = self.eval_data.as_ref().filter(|_| on_data);

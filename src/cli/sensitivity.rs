@@ -112,8 +112,8 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
         shares: &shares,
         removal: args.removal,
     };
-    let key = key(args, &model.sha256(), &request);
-    let mut notes = args.resume.as_deref().map(|p| Notes::open(p, &key)).transpose()?;
+    let open = |path: &PathBuf| Notes::open(path, &key(args, &model.sha256(), &request));
+    let mut notes = args.resume.as_ref().map(open).transpose()?;
     let done = notes.as_mut().map(|n| std::mem::take(&mut n.done)).unwrap_or_default();
     let mut note = |curve: &GroupCurve| match &mut notes {
         Some(notes) => notes.add(curve),
@@ -150,14 +150,15 @@ fn text(report: &SensitivityReport, format: Format) -> anyhow::Result<String> {
 fn key(args: &SensitivityArgs, sha: &str, r: &Request) -> String {
     let criterion = args.criterion.as_ref().map(ToString::to_string);
     let lists = [&args.exclude, &args.only].map(|l| l.iter().map(Regex::as_str).collect::<Vec<_>>());
-    let measured = r.quality.map(|q| (q.name(), q.samples(), q.original()));
+    // The metric's flags say where the other samples come from.
+    let measured = (&args.metric, r.quality.map(|q| (q.name(), q.samples(), q.original())));
     format!(
         "{} {sha} {:?} {:?} {} {criterion:?} {lists:?} {} {} {measured:?}",
         env!("CARGO_PKG_VERSION"),
         r.removal,
         r.shares,
         args.seed,
-        r.calibration.samples(),
+        r.calibration.digest(),
         r.calibration.runtime.name(),
     )
 }
@@ -177,27 +178,36 @@ impl Notes {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(e).with_context(place),
         };
-        let mut lines = text.lines();
-        let first = lines.next().map(serde_json::from_str::<String>);
+        let mut lines = text.split_inclusive('\n');
         let mut done = Vec::new();
-        match first {
+        let head = format!("{}\n", serde_json::to_string(key)?);
+        let mut whole = 0;
+        match lines.next() {
+            // A run that was interrupted before it could say what it is has nothing to lose.
             None => {}
-            Some(Ok(found)) if found == key => {
+            Some(first) if first == head => {
+                whole = head.len();
                 // The last line may have been cut off.
-                done.extend(lines.map_while(|l| serde_json::from_str::<GroupCurve>(l).ok()));
+                for line in lines {
+                    let Ok(curve) = serde_json::from_str::<GroupCurve>(line) else { break };
+                    if !line.ends_with('\n') {
+                        break;
+                    }
+                    whole += line.len();
+                    done.push(curve);
+                }
             }
             Some(_) => {
                 let why = "it does not hold the notes of a run with this model, data and flags; delete it, or name another file";
                 return Err(Error::Usage(format!("{}: {why}", place())).into());
             }
         }
-        let mut file = fs::File::create(path).with_context(place)?;
-        writeln!(file, "{}", serde_json::to_string(key)?).with_context(place)?;
-        let mut notes = Notes { path: path.to_owned(), file, done: Vec::new() };
-        for curve in &done {
-            notes.add(curve)?;
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).with_context(place)?;
+        file.set_len(whole as u64).with_context(place)?;
+        if whole == 0 {
+            file.write_all(head.as_bytes()).with_context(place)?;
         }
-        Ok(Notes { done, ..notes })
+        Ok(Notes { path: path.to_owned(), file, done })
     }
 
     fn add(&mut self, curve: &GroupCurve) -> Result<(), Error> {

@@ -57,7 +57,8 @@ pub fn before_squashing(g: &Graph, output: ValueId) -> ValueId {
         let Some(input) = g.input(n, 0).filter(|_| is_default_domain(node.domain())) else { break };
         match node.op_type() {
             "Identity" => v = input,
-            "Softmax" | "LogSoftmax" | "Sigmoid" => return input,
+            // What a graph input says needs no network.
+            "Softmax" | "LogSoftmax" | "Sigmoid" if matches!(g.value(input).origin, Origin::Node(..)) => return input,
             _ => break,
         }
     }

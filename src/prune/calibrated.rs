@@ -86,7 +86,9 @@ pub(super) fn decide(
     let shares = if kind == Kind::Sensitivity { &DENSE[..] } else { &POINTS[..] };
     let points = |u: usize| points(&levels[u], shares);
     let groups: Vec<_> = ch.groups.iter().map(|g| (&g.name, g.channels.len())).collect();
-    let key = format!("{kind:?} {} {:?} {groups:?} {levels:?}", o.seed, t.analysis.policy);
+    let model = t.analysis.graph.model.sha256();
+    let ranked = (o.seed, o.aggregate, o.normalize);
+    let key = format!("{kind:?} {model} {ranked:?} {:?} {groups:?} {levels:?}", t.analysis.policy);
     let found = clock.time("survey", || {
         cal.surveyed(key, || match kind {
             Kind::Obs => survey(&ready, cal, &points, true, progress),

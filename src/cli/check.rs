@@ -2,10 +2,11 @@
 
 use super::Common;
 use super::data::{DataArgs, NO_DATA};
-use super::output::{self, Staged};
+use super::output::Staged;
 use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
+use super::report::{self, Form, ReportFile};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
@@ -104,8 +105,8 @@ pub struct CheckArgs {
     extent: usize,
 
     /// Write the report to FILE.json, FILE.md or FILE.xml (JUnit) (repeatable)
-    #[arg(long, value_name = "FILE", value_parser = report, value_hint = ValueHint::FilePath, help_heading = "Output")]
-    report: Vec<Report>,
+    #[arg(long, value_name = "FILE", value_parser = ReportFile::any, value_hint = ValueHint::FilePath, help_heading = "Output")]
+    report: Vec<ReportFile>,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
     format: Format,
@@ -120,21 +121,6 @@ pub struct CheckArgs {
     device: DeviceArgs,
     #[command(flatten)]
     common: Common,
-}
-
-/// A file to write, in the format of its name's end.
-#[derive(Clone, Debug)]
-struct Report(PathBuf, Format);
-
-fn report(text: &str) -> Result<Report, String> {
-    let path = PathBuf::from(text);
-    let end = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    match end.as_deref() {
-        Some("json") => Ok(Report(path, Format::Json)),
-        Some("md" | "markdown") => Ok(Report(path, Format::Markdown)),
-        Some("xml") => Ok(Report(path, Format::Junit)),
-        _ => Err("the name's end says the format: expected FILE.json, FILE.md or FILE.xml".into()),
-    }
 }
 
 impl CheckArgs {
@@ -152,10 +138,8 @@ impl CheckArgs {
 
     /// Everything about the reports that can be known before the work.
     fn check_outputs(&self) -> anyhow::Result<()> {
-        let written: Vec<(&str, &Path)> = self.report.iter().map(|r| ("the report", r.0.as_path())).collect();
         let read = [("the original model", self.original.as_path()), ("the pruned model", self.pruned.as_path())];
-        output::check_distinct(&written, &read)?;
-        written.iter().try_for_each(|(_, path)| output::probe(path))
+        report::probe(&self.report, &read)
     }
 
     fn accuracy(&self, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<Diff> {
@@ -229,6 +213,14 @@ fn text(report: &CheckReport, format: Format) -> anyhow::Result<String> {
     })
 }
 
+fn written(report: &CheckReport, form: Form) -> anyhow::Result<String> {
+    match form {
+        Form::Json => text(report, Format::Json),
+        Form::Markdown => text(report, Format::Markdown),
+        Form::Junit => text(report, Format::Junit),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     args.common.start()?;
@@ -250,9 +242,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let timed = if speed.is_empty() { None } else { Some(args.latency(&models, &progress)?) };
     let report = judge(original, pruned, &size, measured, timed, &speed)?;
     progress.stage("write");
-    let staged = args.report.iter().map(|r| Staged::new(&r.0, text(&report, r.1)?));
-    let staged = staged.collect::<anyhow::Result<Vec<_>>>()?;
-    staged.into_iter().try_for_each(Staged::publish)?;
+    report::stage(&args.report, |form| written(&report, form))?.into_iter().try_for_each(Staged::publish)?;
     summary(&report)?;
     drop(progress);
     if !args.common.quiet {

@@ -2,9 +2,10 @@
 
 use super::Common;
 use super::data::{DataArgs, NO_DATA};
-use super::output::{self, Staged};
+use super::output::Staged;
 use super::progress::Progress;
 use super::prune::{in_file, load};
+use super::report::{self, Form, ReportFile};
 use super::runtime::RuntimeArgs;
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::Dataset;
@@ -61,8 +62,8 @@ pub struct DiffCommand {
     #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Limits")]
     min_agreement: Option<f64>,
     /// Write the report to FILE.json or FILE.md (repeatable)
-    #[arg(long, value_name = "FILE", value_parser = report, value_hint = ValueHint::FilePath, help_heading = "Output")]
-    report: Vec<Report>,
+    #[arg(long, value_name = "FILE", value_parser = ReportFile::document, value_hint = ValueHint::FilePath, help_heading = "Output")]
+    report: Vec<ReportFile>,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
     format: Format,
@@ -70,20 +71,6 @@ pub struct DiffCommand {
     runtime: RuntimeArgs,
     #[command(flatten)]
     common: Common,
-}
-
-/// A file to write, in the format of its name's end.
-#[derive(Clone, Debug)]
-struct Report(PathBuf, Format);
-
-fn report(text: &str) -> Result<Report, String> {
-    let path = PathBuf::from(text);
-    let end = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    match end.as_deref() {
-        Some("json") => Ok(Report(path, Format::Json)),
-        Some("md" | "markdown") => Ok(Report(path, Format::Markdown)),
-        _ => Err("the name's end says the format: expected FILE.json or FILE.md".into()),
-    }
 }
 
 impl DiffCommand {
@@ -98,14 +85,12 @@ impl DiffCommand {
 
     /// Everything about the reports that can be known before the work.
     fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
-        let written: Vec<(&str, &Path)> = self.report.iter().map(|r| ("the report", r.0.as_path())).collect();
         let read = [
             ("the original model", self.original.as_path()),
             ("the pruned model", self.pruned.as_path()),
             ("the data", data),
         ];
-        output::check_distinct(&written, &read)?;
-        written.iter().try_for_each(|(_, path)| output::probe(path))
+        report::probe(&self.report, &read)
     }
 }
 
@@ -115,6 +100,13 @@ fn text(diff: &Diff, format: Format) -> anyhow::Result<String> {
         Format::Json => json::to_string(diff)?,
         Format::Markdown => diff_markdown::diff(diff),
     })
+}
+
+fn written(diff: &Diff, form: Form) -> anyhow::Result<String> {
+    match form {
+        Form::Markdown => text(diff, Format::Markdown),
+        _ => text(diff, Format::Json),
+    }
 }
 
 /// Runs the command.
@@ -135,9 +127,7 @@ pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
     let runtime = choose(args.runtime.runtime.into(), args.runtime.ort_lib.as_deref())?;
     let diff = compare(&original, &pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
     progress.stage("write");
-    let staged =
-        args.report.iter().map(|r| Staged::new(&r.0, text(&diff, r.1)?)).collect::<anyhow::Result<Vec<_>>>()?;
-    staged.into_iter().try_for_each(Staged::publish)?;
+    report::stage(&args.report, |form| written(&diff, form))?.into_iter().try_for_each(Staged::publish)?;
     drop(progress);
     if !args.common.quiet {
         super::print(&text(&diff, args.format)?)?;

@@ -11,6 +11,7 @@ mod parse;
 mod progress;
 mod prune;
 mod quality;
+mod report;
 mod runtime;
 mod runtimes;
 mod sensitivity;

@@ -1,0 +1,79 @@
+//! `--report FILE`: files in the format that the end of their name says.
+
+use super::output::{self, Staged};
+use std::path::{Path, PathBuf};
+
+/// A form of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// JSON with every detail
+    Json,
+    /// Markdown
+    Markdown,
+    /// JUnit XML, a test case for each limit
+    Junit,
+}
+
+/// A file to write.
+#[derive(Clone, Debug)]
+pub struct ReportFile {
+    path: PathBuf,
+    form: Form,
+}
+
+impl ReportFile {
+    /// For clap: any form.
+    pub fn any(text: &str) -> Result<Self, String> {
+        Self::of(text, &[Form::Json, Form::Markdown, Form::Junit])
+    }
+
+    /// For clap: all but JUnit, which speaks of limits.
+    pub fn document(text: &str) -> Result<Self, String> {
+        Self::of(text, &[Form::Json, Form::Markdown])
+    }
+
+    fn of(text: &str, known: &[Form]) -> Result<Self, String> {
+        let path = PathBuf::from(text);
+        let end = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        let form = match end.as_deref() {
+            Some("json") => Some(Form::Json),
+            Some("md" | "markdown") => Some(Form::Markdown),
+            Some("xml") => Some(Form::Junit),
+            _ => None,
+        };
+        match form.filter(|f| known.contains(f)) {
+            Some(form) => Ok(Self { path, form }),
+            None => {
+                let names: Vec<&str> = known.iter().map(|f| f.example()).collect();
+                Err(format!("the name's end says the format: expected one of {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+impl Form {
+    fn example(self) -> &'static str {
+        match self {
+            Form::Json => "FILE.json",
+            Form::Markdown => "FILE.md",
+            Form::Junit => "FILE.xml",
+        }
+    }
+}
+
+/// Everything about the reports that can be known before the work.
+pub fn probe(reports: &[ReportFile], read: &[(&str, &Path)]) -> anyhow::Result<()> {
+    let written: Vec<(&str, &Path)> = named(reports).collect();
+    output::check_distinct(&written, read)?;
+    written.iter().try_for_each(|(_, path)| output::probe(path))
+}
+
+/// The files, as [`output::check_distinct`] wants them.
+pub fn named(reports: &[ReportFile]) -> impl Iterator<Item = (&str, &Path)> {
+    reports.iter().map(|r| ("the report", r.path.as_path()))
+}
+
+/// All texts first, then all files: none is written when one fails.
+pub fn stage(reports: &[ReportFile], text: impl Fn(Form) -> anyhow::Result<String>) -> anyhow::Result<Vec<Staged>> {
+    reports.iter().map(|r| Staged::new(&r.path, text(r.form)?)).collect()
+}

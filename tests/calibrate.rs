@@ -122,7 +122,8 @@ fn data_keeps_the_accuracy() {
         let data = images(&m);
         let (first, _) = data.split(200).unwrap();
         let feeds = (0..first.batches()).map(|k| first.batch(k).unwrap()).collect();
-        let o = Options { round_to: RoundTo::Auto, ..options(feeds, Budget::TargetMacs(0.7), Recover::Reconstruct) };
+        let o =
+            Options { round_to: RoundTo::default(), ..options(feeds, Budget::TargetMacs(0.7), Recover::Reconstruct) };
         let done = prune(&m, &o, &|_| ()).unwrap();
         let out = dir.path().join("out.onnx");
         onnx::save(&done.model.unwrap(), &out, &onnx::SaveOptions::default()).unwrap();

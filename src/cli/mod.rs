@@ -6,6 +6,7 @@ mod data;
 mod diff;
 mod inspect;
 mod interrupt;
+mod latency;
 mod output;
 mod parse;
 mod progress;

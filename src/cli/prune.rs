@@ -2,6 +2,7 @@
 
 use super::data::DataArgs;
 use super::interrupt::Writing;
+use super::latency::{Conditions, LatencyArgs};
 use super::output::{self, Staged};
 use super::progress::Progress;
 use super::quality::QualityArgs;
@@ -9,13 +10,16 @@ use super::runtime::RuntimeArgs;
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
+use onnx_prune::evaluate::{bench::Effort, inputs};
 use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
 use onnx_prune::ops::Policy;
 use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
+use onnx_prune::prune::latency::{LatencyTarget, reach};
 use onnx_prune::prune::search::{judge, smallest};
 use onnx_prune::prune::{Grouped, Options, Pruned, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::report::{AccuracyReport, PruneReport, json, terminal};
+use onnx_prune::runtime::{RuntimeOptions, input_specs};
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
 use regex::Regex;
 use std::path::{Path, PathBuf};
@@ -40,7 +44,7 @@ const DECIDING: [&str; 14] = [
 ];
 
 const NO_BUDGET: &str = "no budget: say how much to remove with exactly one of --ratio R (share of the prunable channels that goes), \
-     --threshold T (on the score), --target-macs F or --target-params F (share that stays), \
+     --threshold T (on the score), --target-macs F, --target-params F or --target-latency F (share that stays), \
      or --plan FILE (a stored decision); or how good the result must be, with --max-drop POINTS";
 
 /// What happens to channels that a statistic runs over.
@@ -144,6 +148,8 @@ pub struct PruneArgs {
     #[command(flatten)]
     quality: QualityArgs,
     #[command(flatten)]
+    latency: LatencyArgs,
+    #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -166,6 +172,10 @@ struct BudgetArgs {
     /// Keep this share of the whole model's parameters
     #[arg(long, value_name = "F", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
     target_params: Option<f64>,
+    /// Keep this share of the time that the model takes here (or so many milliseconds: 5ms), by measured times of its layers;
+    /// the result is measured, and the aim corrected
+    #[arg(long, value_name = "F|Xms", allow_negative_numbers = true, help_heading = "Budget (exactly one)")]
+    target_latency: Option<LatencyTarget>,
     /// Apply a decision that --save-plan wrote for this very model
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = DECIDING,
           conflicts_with = "steps", help_heading = "Budget (exactly one)")]
@@ -182,6 +192,8 @@ impl BudgetArgs {
             .or(self.threshold.map(Budget::Threshold))
             .or(self.target_macs.map(Budget::TargetMacs))
             .or(self.target_params.map(Budget::TargetParams))
+            // The share follows from a measurement.
+            .or(self.target_latency.map(|_| Budget::TargetLatency(1.0)))
             // A stored plan does not ask for one.
             .or(self.plan.as_ref().map(|_| Budget::Ratio(0.0)))
     }
@@ -221,6 +233,7 @@ impl PruneArgs {
             hash: self.save_plan.is_some(),
             calibration: None,
             bend: None,
+            latency: None,
         })
     }
 
@@ -346,7 +359,10 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
             pruned
         }
         (quality, _) => {
-            let mut pruned = prune(&model, &options, &told).map_err(in_model)?;
+            let mut pruned = match args.budget.target_latency {
+                Some(target) => timed(args, &model, &options, target, &told).map_err(in_model)?,
+                None => prune(&model, &options, &told).map_err(in_model)?,
+            };
             if let Some(quality) = quality {
                 progress.stage("measure");
                 pruned.report.accuracy = Some(judge(&pruned, quality, limit).map_err(in_model)?);
@@ -372,6 +388,32 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
         warn(&pruned.report);
     }
     failed.map_or(Ok(()), |why| Err(Error::Check(why).into()))
+}
+
+fn timed(
+    args: &PruneArgs,
+    model: &Model,
+    options: &Options,
+    target: LatencyTarget,
+    told: &dyn Fn(&str),
+) -> Result<Pruned, Error> {
+    let specs = input_specs(model);
+    let batch = inputs::fixed_batch(&specs).unwrap_or(1);
+    let threads = std::env::var("BT").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
+    let watch = args.latency.stopwatch(Conditions {
+        runtime: RuntimeOptions {
+            threads,
+            spinning: true,
+            choice: args.runtime.runtime.into(),
+            ort_lib: args.runtime.ort_lib.clone(),
+            ..RuntimeOptions::default()
+        },
+        feeds: vec![inputs::random(model, &specs, args.seed, batch, 224)?],
+        batch,
+        effort: Effort { warmup_s: 0.5, runs: None, min_time_s: 3.0 },
+        seed: args.seed,
+    })?;
+    reach(model, options, target, &watch, told)
 }
 
 /// What a search that found nothing ends with.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod diff;
 pub mod gate;
 pub mod inputs;
+pub mod layer_times;
 pub mod machine;
 pub mod memory;
 pub mod metric;

@@ -4,10 +4,10 @@
 //! is met: steepest descent along the lower convex hulls of the curves, priced by what the move saves at that moment.
 //! Then pairs of moves that keep the figure and lower the error are tried until none does.
 
-use super::Budget;
 use super::budget::{CLOSE, Outcome, Point, Search, TOLERANCE};
 use super::cost::{Measure, Meter};
 use super::units::UnitPlan;
+use super::{Budget, Costs};
 use crate::channels::Channels;
 use crate::error::{Error, Result};
 
@@ -15,7 +15,13 @@ use crate::error::{Error, Result};
 const REACH: usize = 16;
 
 /// Finds the levels with the least error at the budget. Takes over the curves as the units' scores.
-pub(super) fn search(ch: &Channels, units: &mut [UnitPlan], curves: &[Vec<f64>], budget: &Budget) -> Result<Outcome> {
+pub(super) fn search(
+    ch: &Channels,
+    units: &mut [UnitPlan],
+    curves: &[Vec<f64>],
+    budget: &Budget,
+    costs: Costs,
+) -> Result<Outcome> {
     if curves.len() != units.len() || curves.iter().flatten().any(|e| !e.is_finite()) {
         return Err(Error::Internal("the error curves do not match the units of the model".into()));
     }
@@ -25,11 +31,11 @@ pub(super) fn search(ch: &Channels, units: &mut [UnitPlan], curves: &[Vec<f64>],
         unit.scores = curve.windows(2).map(|p| (p[1] - p[0]) / cells).collect();
     }
     let units: &[UnitPlan] = units;
-    let measure = Measure::of(ch, budget);
+    let measure = Measure::of(ch, budget, costs);
     let before = Meter::new(&measure).total();
     let target = match *budget {
         Budget::Ratio(r) => before * (1.0 - r),
-        Budget::TargetMacs(s) | Budget::TargetParams(s) => before * s,
+        Budget::TargetMacs(s) | Budget::TargetParams(s) | Budget::TargetLatency(s) => before * s,
         Budget::Threshold(_) => {
             return Err(Error::Usage(
                 "--threshold speaks of a criterion's scores; with --data give a share, or name a criterion with --criterion"

@@ -45,13 +45,15 @@ impl Outcome {
 
 /// Finds the levels that come nearest to the budget.
 pub(super) fn search(ch: &Channels, units: &[UnitPlan], budget: &Budget, scope: Scope) -> Outcome {
-    let measure = Measure::of(ch, budget);
+    let measure = Measure::of(ch, budget, None);
     let before = Meter::new(&measure).total();
     let search = Search::new(units, &measure, before);
     let (target, found) = match *budget {
         Budget::Threshold(t) => (None, search.point(&Cut::Score { below: key(t), equal: usize::MAX })),
         Budget::Ratio(0.0) => (Some(before), search.point(&Cut::Share(0.0))),
-        Budget::TargetMacs(1.0) | Budget::TargetParams(1.0) => (Some(before), search.point(&Cut::Share(0.0))),
+        Budget::TargetMacs(1.0) | Budget::TargetParams(1.0) | Budget::TargetLatency(1.0) => {
+            (Some(before), search.point(&Cut::Share(0.0)))
+        }
         Budget::Ratio(r) if scope == Scope::Local => {
             let at = search.point(&Cut::Share(r));
             let ideal = units.iter().zip(&at.wanted).map(|(u, k)| k * u.cells.len() as f64).sum::<f64>();
@@ -62,7 +64,7 @@ pub(super) fn search(ch: &Channels, units: &[UnitPlan], budget: &Budget, scope: 
             let target = before * (1.0 - r);
             (Some(target), search.aim(target, scope, 0.5, 0.5))
         }
-        Budget::TargetMacs(s) | Budget::TargetParams(s) => {
+        Budget::TargetMacs(s) | Budget::TargetParams(s) | Budget::TargetLatency(s) => {
             (Some(before * s), search.aim(before * s, scope, CLOSE * before, TOLERANCE * before))
         }
     };

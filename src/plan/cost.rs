@@ -1,6 +1,7 @@
 //! The cost model: how long every axis stays, and what that costs, as a function of how many channels each group loses.
 
-use super::Budget;
+use super::times::{LayerTime, Times};
+use super::{Budget, Costs};
 use crate::channels::{AxisId, Channels, Cost};
 use std::collections::BTreeMap;
 
@@ -38,8 +39,22 @@ struct Term {
     axes: Vec<usize>,
 }
 
-/// Terms that stand for instances of one constant; every other term is alone.
-struct Item(Vec<Term>);
+/// A part of a figure.
+enum Item {
+    /// Terms that stand for instances of one constant; every other term is alone.
+    Products(Vec<Term>),
+    /// A layer's time.
+    Time(LayerTime),
+}
+
+impl Item {
+    fn axes(&self) -> Vec<usize> {
+        match self {
+            Item::Products(terms) => terms.iter().flat_map(|t| t.axes.iter().copied()).collect(),
+            Item::Time(layer) => layer.axes.iter().map(|a| a.0 as usize).collect(),
+        }
+    }
+}
 
 /// A figure that a budget can speak of, as a sum of products of axis lengths.
 pub(super) struct Measure {
@@ -54,17 +69,26 @@ pub(super) struct Measure {
 
 impl Measure {
     /// What a budget speaks of.
-    pub(super) fn of(ch: &Channels, budget: &Budget) -> Self {
+    pub(super) fn of(ch: &Channels, budget: &Budget, costs: Costs) -> Self {
         match budget {
+            Budget::TargetLatency(_) => Self::times(ch, costs),
             Budget::Ratio(_) | Budget::Threshold(_) => Self::channels(ch),
             Budget::TargetMacs(_) => Self::macs(ch),
             Budget::TargetParams(_) => Self::params(ch),
         }
     }
 
+    /// Milliseconds.
+    fn times(ch: &Channels, times: Option<&Times>) -> Self {
+        let Some(times) = times else { return Self::over_axes(ch, Vec::new()) };
+        let mut items: Vec<Item> = times.layers.iter().map(|layer| Item::Time(layer.clone())).collect();
+        items.push(Item::Products(vec![Term { constant: times.rest_ms, axes: Vec::new() }]));
+        Self::over_axes(ch, items)
+    }
+
     /// Multiply-accumulates.
     pub(super) fn macs(ch: &Channels) -> Self {
-        let items = ch.macs.iter().map(|m| Item(vec![term(&m.cost)])).collect();
+        let items = ch.macs.iter().map(|m| Item::Products(vec![term(&m.cost)])).collect();
         Self::over_axes(ch, items)
     }
 
@@ -75,8 +99,8 @@ impl Measure {
         for p in &ch.params {
             let known = ch.tensor(p.tensor).source.map(|source| *of_source.entry(source).or_insert(items.len()));
             match known.and_then(|at| items.get_mut(at)) {
-                Some(item) => item.0.push(term(&p.cost)),
-                None => items.push(Item(vec![term(&p.cost)])),
+                Some(Item::Products(terms)) => terms.push(term(&p.cost)),
+                _ => items.push(Item::Products(vec![term(&p.cost)])),
             }
         }
         Self::over_axes(ch, items)
@@ -89,14 +113,14 @@ impl Measure {
             lens: ch.groups.iter().map(|g| g.channels.len() as f64).collect(),
             axes_of: ids.clone().map(|g| vec![(g, 1.0)]).collect(),
             items_of: ids.clone().map(|g| vec![g]).collect(),
-            items: ids.map(|g| Item(vec![Term { constant: 1.0, axes: vec![g] }])).collect(),
+            items: ids.map(|g| Item::Products(vec![Term { constant: 1.0, axes: vec![g] }])).collect(),
         }
     }
 
     fn over_axes(ch: &Channels, items: Vec<Item>) -> Self {
         let mut readers: Vec<Vec<usize>> = vec![Vec::new(); ch.axes.len()];
         for (i, item) in items.iter().enumerate() {
-            for &axis in item.0.iter().flat_map(|t| &t.axes) {
+            for axis in item.axes() {
                 readers[axis].push(i);
             }
         }
@@ -152,11 +176,15 @@ impl<'a> Meter<'a> {
 
     fn item(&self, item: &Item) -> f64 {
         let value = |t: &Term| t.axes.iter().fold(t.constant, |acc, &a| acc * self.lens[a].max(0.0));
-        if let [only] = item.0.as_slice() {
+        let terms = match item {
+            Item::Products(terms) => terms,
+            Item::Time(layer) => return layer.at(|axis| self.lens.get(axis).copied().unwrap_or(0.0)),
+        };
+        if let [only] = terms.as_slice() {
             return value(only);
         }
         let (mut cut, mut whole) = (0.0, 0.0_f64);
-        for t in &item.0 {
+        for t in terms {
             if t.axes.iter().all(|&a| self.lens[a] == self.measure.lens[a]) {
                 whole = whole.max(value(t));
             } else {

@@ -90,6 +90,7 @@ pub(super) fn missed(
         Budget::Ratio(r) => (r, "of the prunable channels removed"),
         Budget::TargetMacs(s) => (s, "of the MACs"),
         Budget::TargetParams(s) => (s, "of the parameters"),
+        Budget::TargetLatency(s) => (s, "of the measured time"),
     };
     if (reached.value - asked).abs() <= TOLERANCE {
         return None;

@@ -18,11 +18,13 @@ mod file_tests;
 mod rounding;
 #[cfg(test)]
 mod tests;
+mod times;
 mod units;
 
 pub use cost::{kept_len, macs, params};
 pub use file::{AxisRemoval, PlanFile, PlanGroup, SCHEMA, from_file, load, parse, save, to_file};
-pub use rounding::RoundTo;
+pub use rounding::{Hardware, RoundTo};
+pub use times::{LayerTime, Times};
 
 use crate::channels::Channels;
 use crate::error::{Error, Result};
@@ -44,6 +46,8 @@ pub enum Budget {
     TargetMacs(f64),
     /// This share of the whole model's parameter elements stays, in `(0, 1]`.
     TargetParams(f64),
+    /// This share of the whole model's time stays, in `(0, 1]`, by what its layers were measured to take ([`Times`]).
+    TargetLatency(f64),
 }
 
 impl Budget {
@@ -57,8 +61,12 @@ impl Budget {
                 "the ratio is the share of the channels to remove, at least 0 and below 1, not {r} (30 % is written 0.3)"
             ),
             Self::Threshold(t) if t.is_nan() => "the threshold is not a number".to_owned(),
-            Self::TargetMacs(s) | Self::TargetParams(s) if !(s > 0.0 && s <= 1.0) => {
-                let what = if matches!(self, Self::TargetMacs(_)) { "MACs" } else { "parameters" };
+            Self::TargetMacs(s) | Self::TargetParams(s) | Self::TargetLatency(s) if !(s > 0.0 && s <= 1.0) => {
+                let what = match self {
+                    Self::TargetMacs(_) => "MACs",
+                    Self::TargetLatency(_) => "latency",
+                    _ => "parameters",
+                };
                 format!(
                     "the target is the share of the {what} that stays, above 0 and at most 1, not {s} (half is written 0.5)"
                 )
@@ -76,6 +84,7 @@ impl fmt::Display for Budget {
             Self::Threshold(x) => write!(f, "threshold {x}"),
             Self::TargetMacs(x) => write!(f, "target-macs {x}"),
             Self::TargetParams(x) => write!(f, "target-params {x}"),
+            Self::TargetLatency(x) => write!(f, "target-latency {x}"),
         }
     }
 }
@@ -185,6 +194,9 @@ pub struct Reached {
 /// [`Error::Usage`] when budget, limits and scores contradict each other or the model.
 pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) -> Result<Decision> {
     budget.check()?;
+    if matches!(budget, Budget::TargetLatency(_)) {
+        return Err(Error::Internal("latency is spent by error curves, not by one cut through all scores".into()));
+    }
     limits.check()?;
     let units = units::build(ch, scores, limits)?;
     let outcome = budget::search(ch, &units, budget, limits.scope);
@@ -195,19 +207,37 @@ pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) 
 /// error in all. `curves[unit][k]` is the error when `k` of its bundles are gone.
 ///
 /// # Errors
-/// As [`decide`]; also for a [`Budget::Threshold`], which speaks of scores.
+/// As [`decide`]; also for a [`Budget::Threshold`], which speaks of scores, and a [`Budget::TargetLatency`] without
+/// `costs`.
 pub fn allocate(
     ch: &Channels,
     scores: &Scores,
     curves: &[Vec<f64>],
     budget: &Budget,
+    costs: Costs,
     limits: &Limits,
 ) -> Result<Decision> {
     budget.check()?;
     limits.check()?;
+    check_costs(ch, budget, costs)?;
     let mut units = units::build(ch, scores, limits)?;
-    let outcome = allocate::search(ch, &mut units, curves, budget)?;
+    let outcome = allocate::search(ch, &mut units, curves, budget, costs)?;
     finish(ch, &units, outcome, budget, limits)
+}
+
+/// What a [`Budget::TargetLatency`] is about; other budgets need nothing.
+pub type Costs<'a> = Option<&'a Times>;
+
+fn check_costs(ch: &Channels, budget: &Budget, costs: Costs) -> Result<()> {
+    if !matches!(budget, Budget::TargetLatency(_)) {
+        return Ok(());
+    }
+    let times = costs.ok_or_else(|| Error::Internal("a latency target without measured times".into()))?;
+    let fits = |l: &LayerTime| l.is_whole() && l.axes.iter().all(|a| (a.0 as usize) < ch.axes.len());
+    if !times.layers.iter().all(fits) || !times.rest_ms.is_finite() {
+        return Err(Error::Internal("the measured times do not match the layers of the model".into()));
+    }
+    Ok(())
 }
 
 /// Per unit: the allowed numbers of removed bundles, ascending from 0, under the limits.
@@ -254,6 +284,10 @@ fn finish(
         Budget::Ratio(_) => share(reached.channels_removed as f64, reached.channels_prunable as f64, 0.0),
         Budget::TargetMacs(_) => share(reached.macs_after, reached.macs_before, 1.0),
         Budget::TargetParams(_) => share(reached.params_after, reached.params_before, 1.0),
+        Budget::TargetLatency(_) => {
+            let at = |bundles: &dyn Fn(&units::UnitPlan, usize) -> usize| outcome.value(units, bundles);
+            share(at(&|unit, u| unit.levels[outcome.level[u]]), at(&|_, _| 0), 1.0)
+        }
         Budget::Threshold(t) => {
             let ends = units.iter().zip(&outcome.level);
             let highest = ends.filter_map(|(u, &l)| u.scores[..u.levels[l]].last().copied()).max_by(f64::total_cmp);

@@ -2,26 +2,56 @@
 
 use std::{fmt, str::FromStr};
 
-/// What kept channel counts are rounded to.
+/// What channel counts are to suit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RoundTo {
-    /// A multiple that follows the original size `n` of each group: 8 for n ≥ 64, 4 for n ≥ 32, 2 for n ≥ 16, none below,
-    /// so that small layers are not rounded to nothing.
+pub enum Hardware {
+    /// Processors: ONNX Runtime convolves fast where the channels that a convolution reads are a multiple of 16 (AVX-512; 8
+    /// with AVX2, of which 16 is one), and leaves that path elsewhere.
     #[default]
-    Auto,
+    Cpu,
+    /// Graphics processors: their matrix units take multiples of 8 (half precision), and 64 best of all where layers are wide.
+    Gpu,
+}
+
+/// What kept channel counts are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoundTo {
+    /// A multiple that follows the original size `n` of each group and what the model is for, never more than about a quarter
+    /// of `n`, so that small layers are not rounded to nothing. On a processor 16 for n ≥ 64, 8 for n ≥ 32, 4 for n ≥ 16, none
+    /// below; on a graphics processor 64 for n ≥ 512, 32 for n ≥ 256, 16 for n ≥ 128, 8 for n ≥ 32, 4 for n ≥ 16.
+    Auto(Hardware),
     /// The same multiple everywhere; 1 turns rounding off.
     Multiple(usize),
 }
 
+impl Default for RoundTo {
+    fn default() -> Self {
+        Self::Auto(Hardware::default())
+    }
+}
+
 impl RoundTo {
+    /// `auto` for this hardware; a given multiple as it is.
+    pub fn on(self, hardware: Hardware) -> Self {
+        if matches!(self, Self::Auto(_)) { Self::Auto(hardware) } else { self }
+    }
+
     /// The multiple for a group of `n` channels.
     pub fn multiple(self, n: usize) -> usize {
         match self {
             Self::Multiple(m) => m.max(1),
-            Self::Auto => match n {
-                64.. => 8,
-                32.. => 4,
-                16.. => 2,
+            Self::Auto(Hardware::Cpu) => match n {
+                64.. => 16,
+                32.. => 8,
+                16.. => 4,
+                _ => 1,
+            },
+            Self::Auto(Hardware::Gpu) => match n {
+                512.. => 64,
+                256.. => 32,
+                128.. => 16,
+                32.. => 8,
+                16.. => 4,
                 _ => 1,
             },
         }
@@ -33,7 +63,7 @@ impl FromStr for RoundTo {
 
     fn from_str(s: &str) -> Result<Self, String> {
         match s.trim() {
-            word if word.eq_ignore_ascii_case("auto") => Ok(Self::Auto),
+            word if word.eq_ignore_ascii_case("auto") => Ok(Self::default()),
             word => match word.parse() {
                 Ok(m) if m >= 1 => Ok(Self::Multiple(m)),
                 _ => Err(format!("{word:?} is neither `auto` nor a whole number of at least 1 (1 turns rounding off)")),
@@ -45,7 +75,7 @@ impl FromStr for RoundTo {
 impl fmt::Display for RoundTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Auto => f.write_str("auto"),
+            Self::Auto(_) => f.write_str("auto"),
             Self::Multiple(m) => write!(f, "{m}"),
         }
     }
@@ -135,9 +165,13 @@ mod tests {
         assert_eq!(kept(10, RoundTo::Multiple(8), 1), [10]);
         assert_eq!(kept(6, RoundTo::Multiple(8), 5), [6]);
         assert_eq!(kept(4, RoundTo::Multiple(1), 3), [4, 3, 2, 1]);
-        assert_eq!(kept(15, RoundTo::Auto, 3), [15, 14, 13, 12]);
-        assert_eq!(kept(16, RoundTo::Auto, 15), [16, 14, 12, 10, 8, 6, 4, 2]);
-        assert_eq!(kept(1, RoundTo::Auto, 0), [1]);
+        assert_eq!(kept(15, RoundTo::default(), 3), [15, 14, 13, 12]);
+        assert_eq!(kept(16, RoundTo::default(), 15), [16, 12, 8, 4]);
+        assert_eq!(kept(1, RoundTo::default(), 0), [1]);
+        assert_eq!(kept(64, RoundTo::default(), 63), [64, 48, 32, 16]);
+        assert_eq!(kept(320, RoundTo::Auto(Hardware::Gpu), 260), [320, 288, 256, 224, 192, 160, 128, 96, 64]);
+        assert_eq!(RoundTo::default().on(Hardware::Gpu), RoundTo::Auto(Hardware::Gpu));
+        assert_eq!(RoundTo::Multiple(4).on(Hardware::Gpu), RoundTo::Multiple(4));
     }
 
     #[test]
@@ -159,7 +193,7 @@ mod tests {
 
     #[test]
     fn parses() {
-        assert_eq!("auto".parse(), Ok(RoundTo::Auto));
+        assert_eq!("auto".parse(), Ok(RoundTo::default()));
         assert_eq!("8".parse(), Ok(RoundTo::Multiple(8)));
         assert!("0".parse::<RoundTo>().unwrap_err().contains("at least 1"));
         assert!("x".parse::<RoundTo>().is_err());

@@ -141,7 +141,7 @@ fn random_limits(rng: &mut ChaCha8Rng, ch: &Channels) -> Limits {
         scope: if rng.random_bool(0.5) { Scope::Global } else { Scope::Local },
         min_channels: *[0, 1, 1, 4, 16].choose(rng).unwrap(),
         max_layer_ratio: *[0.9, 0.9, 0.5, 1.0].choose(rng).unwrap(),
-        round_to: *[RoundTo::Auto, RoundTo::Multiple(1), RoundTo::Multiple(8), RoundTo::Multiple(5)]
+        round_to: *[RoundTo::default(), RoundTo::Multiple(1), RoundTo::Multiple(8), RoundTo::Multiple(5)]
             .choose(rng)
             .unwrap(),
         layer_ratio: fixed.map(|g| (g, rng.random::<f64>())).into_iter().collect(),

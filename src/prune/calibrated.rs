@@ -112,16 +112,15 @@ pub(super) fn decide(
             }
             None => {
                 blind += usize::from(levels[u].len() > 1);
-                curves.push(guess(
-                    unit.cells.iter().map(|cell| cell.iter().map(|&(g, c)| scores.values[g][c]).collect()).collect(),
-                ));
+                curves.push(guess(unit, &scores));
             }
         }
     }
+    let times = decide::times(t, o, &limits, clock, progress)?;
     let mut tried: Vec<(f64, Decision)> = Vec::new();
     for power in o.bend.map_or(POWERS.to_vec(), |b| vec![b]) {
         let bent: Vec<Vec<f64>> = curves.iter().map(|c: &Vec<f64>| c.iter().map(|e| e.powf(power)).collect()).collect();
-        let d = clock.time("plan", || plan::allocate(ch, &scores.values, &bent, &o.budget, &limits))?;
+        let d = clock.time("plan", || plan::allocate(ch, &scores.values, &bent, &o.budget, times.as_ref(), &limits))?;
         if tried.iter().all(|t| t.1.removed != d.removed) {
             tried.push((power, d));
         }
@@ -255,8 +254,15 @@ fn lines(points: &[(usize, f64)], bundles: usize) -> Vec<f64> {
         .collect()
 }
 
+/// Curves for all units where no data can tell.
+pub(super) fn guesses(ch: &Channels, scores: &Scores) -> Vec<Vec<f64>> {
+    ch.units.iter().map(|unit| guess(unit, scores)).collect()
+}
+
 /// A curve from squared scores: all of a unit's channels together are worth the whole output.
-fn guess(cells: Vec<Vec<f64>>) -> Vec<f64> {
+fn guess(unit: &Unit, scores: &Scores) -> Vec<f64> {
+    let score = |&(g, c): &Key| scores.values.get(g).and_then(|s| s.get(c)).copied().unwrap_or(0.0);
+    let cells: Vec<Vec<f64>> = unit.cells.iter().map(|cell| cell.iter().map(score).collect()).collect();
     let total: f64 = cells.iter().flatten().map(|s| s * s).sum();
     let bundles = cells.iter().map(Vec::len).min().unwrap_or(0);
     let mut sorted = cells;

@@ -1,11 +1,11 @@
 //! From a request to a decision: limits by name, rounds, stored plans.
 
-use super::{Clock, DEFAULT_CRITERION, FALLBACK_CRITERION, Options, calibrated};
+use super::{Clock, DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced, calibrated};
 use crate::calibrate::activations::Activations;
 use crate::channels::{Channels, weights::Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::plan::{self, Budget, Decision, Limits, PlanFile, Reached};
+use crate::plan::{self, Budget, Decision, Limits, PlanFile, Reached, Times};
 use crate::score::{self, CriterionSpec, ScoreContext, Scores};
 use regex::Regex;
 
@@ -53,6 +53,7 @@ fn partial(budget: Budget, k: usize, n: usize) -> Budget {
         Budget::Ratio(r) => Budget::Ratio(r * part),
         Budget::TargetMacs(f) => Budget::TargetMacs(1.0 - (1.0 - f) * part),
         Budget::TargetParams(f) => Budget::TargetParams(1.0 - (1.0 - f) * part),
+        Budget::TargetLatency(f) => Budget::TargetLatency(1.0 - (1.0 - f) * part),
         Budget::Threshold(t) => Budget::Threshold(t),
     }
 }
@@ -66,13 +67,14 @@ fn ranking(o: &Options) -> Result<CriterionSpec> {
 }
 
 pub(super) fn decide(
-    graph: &Graph,
-    ch: &Channels,
+    t: &Traced,
     o: &Options,
     seen: Option<&Activations>,
     clock: &mut Clock,
+    progress: &dyn Fn(&str),
     notes: &mut Vec<String>,
 ) -> Result<(Decision, Option<Scores>)> {
+    let (graph, ch) = (t.analysis.graph, &t.trace.channels);
     if o.steps == 0 {
         return Err(Error::Usage("--steps must be at least 1".into()));
     }
@@ -82,12 +84,20 @@ pub(super) fn decide(
     let limits = limits(graph, ch, o)?;
     let mut gone: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
     let mut last = None;
+    let times = times(t, o, &limits, clock, progress)?;
     // A threshold is a statement about the scores of the model as it is.
-    let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
+    let steps = if matches!(o.budget, Budget::Threshold(_) | Budget::TargetLatency(_)) { 1 } else { o.steps };
     for k in 1..=steps {
         let scores = clock.time("score", || rescore(graph, ch, o, seen, &spec, &fallback, &gone))?;
-        let decision =
-            clock.time("plan", || plan::decide(ch, &scores.values, &partial(o.budget, k, steps), &limits))?;
+        let budget = partial(o.budget, k, steps);
+        let decision = clock.time("plan", || match &times {
+            // Error per millisecond: scores alone know no price.
+            Some(times) => {
+                let curves = calibrated::guesses(ch, &scores);
+                plan::allocate(ch, &scores.values, &curves, &budget, Some(times), &limits)
+            }
+            None => plan::decide(ch, &scores.values, &budget, &limits),
+        })?;
         gone.clone_from(&decision.removed);
         last = Some((decision, scores));
     }
@@ -101,6 +111,26 @@ pub(super) fn decide(
         ));
     }
     Ok((decision, Some(scores)))
+}
+
+/// What the layers take, when the budget is about time.
+pub(super) fn times(
+    t: &Traced,
+    o: &Options,
+    limits: &Limits,
+    clock: &mut Clock,
+    progress: &dyn Fn(&str),
+) -> Result<Option<Times>> {
+    if !matches!(o.budget, Budget::TargetLatency(_)) {
+        return Ok(None);
+    }
+    let ch = &t.trace.channels;
+    let watch =
+        o.latency.as_ref().ok_or_else(|| Error::Usage("a latency target needs a runtime to measure on".into()))?;
+    // Which channels go does not matter here, only how many.
+    let any: Vec<Vec<f64>> = ch.groups.iter().map(|g| vec![0.0; g.channels.len()]).collect();
+    let levels = plan::levels(ch, &any, limits)?;
+    clock.time("layer times", || watch.times(t, &levels, progress)).map(Some)
 }
 
 /// Scores of the model as it is.

@@ -32,6 +32,7 @@ pub fn count_params(model: &Model) -> u64 {
 fn requested(budget: &Budget) -> f64 {
     match *budget {
         Budget::Ratio(x) | Budget::Threshold(x) | Budget::TargetMacs(x) | Budget::TargetParams(x) => x,
+        Budget::TargetLatency(x) => x,
     }
 }
 
@@ -100,6 +101,7 @@ pub(super) fn new_report(
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
         accuracy: None,
+        latency_target: None,
         timings_ms: BTreeMap::new(),
     }
 }

@@ -80,7 +80,7 @@ fn decided<'m>(
     let seen = calibrated::activations(&traced, o, clock, progress)?;
     progress("score");
     let mut notes = Vec::new();
-    let (decision, scores) = decide::decide(graph, &traced.trace.channels, o, seen.as_ref(), clock, &mut notes)?;
+    let (decision, scores) = decide::decide(&traced, o, seen.as_ref(), clock, progress, &mut notes)?;
     Ok(Decided { traced, decision, scores, notes, seen })
 }
 

@@ -5,6 +5,8 @@ mod decide;
 mod figures;
 pub mod fold_weights;
 mod grouped;
+pub mod latency;
+mod layer_table;
 pub mod search;
 
 pub(crate) use calibrated::{first, ranked};
@@ -78,6 +80,8 @@ pub struct Options {
     pub calibration: Option<Arc<Calibration>>,
     /// The power that error curves are bent by; without it trials choose one. See [`Pruned::bend`].
     pub bend: Option<f64>,
+    /// What [`Budget::TargetLatency`] is measured with; see [`latency::reach`].
+    pub latency: Option<Arc<latency::Stopwatch>>,
 }
 
 impl Default for Options {
@@ -90,7 +94,7 @@ impl Default for Options {
             scope: Scope::default(),
             min_channels: 1,
             max_layer_ratio: 0.9,
-            round_to: RoundTo::Auto,
+            round_to: RoundTo::default(),
             exclude: Vec::new(),
             only: Vec::new(),
             layer_ratio: Vec::new(),
@@ -105,6 +109,7 @@ impl Default for Options {
             hash: true,
             calibration: None,
             bend: None,
+            latency: None,
         }
     }
 }

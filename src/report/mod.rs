@@ -135,6 +135,60 @@ pub struct Probe {
     pub passed: bool,
 }
 
+/// A latency that was asked for, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct LatencyReport {
+    /// As asked: a share, or milliseconds.
+    pub target: String,
+    /// The share of the original's time that was to stay.
+    pub target_ratio: f64,
+    /// The share that stays: the ratio of the medians.
+    pub ratio: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end of its 95 % interval.
+    pub high: f64,
+    /// Median milliseconds of one run of the original.
+    pub original_ms: f64,
+    /// Median milliseconds of one run of the pruned model.
+    pub pruned_ms: f64,
+    /// Whether the ratio is within 5 % of the target's.
+    pub reached: bool,
+    /// Whether the pruned model is slower than the original.
+    pub slower: bool,
+    /// The runtime's name.
+    pub runtime: String,
+    /// The runtime's version.
+    pub runtime_version: String,
+    /// The device.
+    pub device: String,
+    /// Threads; 0 is one for each core.
+    pub threads: usize,
+    /// Samples in one run.
+    pub batch: usize,
+    /// Layer shapes that were timed in this run; others were known from earlier runs.
+    pub layers_measured: usize,
+    /// The models that were made and measured on the way.
+    pub trail: Vec<LatencyProbe>,
+}
+
+/// One try on the way to a latency.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LatencyProbe {
+    /// The share of the time, as the layers' times add up, that was aimed at.
+    pub aim: f64,
+    /// The share that the decision comes to in this way.
+    pub predicted: f64,
+    /// The share that was measured.
+    pub ratio: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end of its 95 % interval.
+    pub high: f64,
+    /// Multiply-accumulates of the result.
+    pub macs: u64,
+}
+
 /// The result of a pruning run.
 #[derive(Clone, Debug, Serialize)]
 pub struct PruneReport {
@@ -175,6 +229,9 @@ pub struct PruneReport {
     /// The measured quality, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<AccuracyReport>,
+    /// The measured time, where it was the budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_target: Option<LatencyReport>,
     /// Milliseconds per stage, in order of name.
     pub timings_ms: BTreeMap<String, f64>,
 }

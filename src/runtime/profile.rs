@@ -112,6 +112,19 @@ impl Profile {
         Placement { provider: provider.to_owned(), nodes: nodes.len(), on_device, by_provider }
     }
 
+    /// Milliseconds of each run, all nodes but those of some operators together. The first run allocates and does not count, if
+    /// there are others.
+    pub fn runs_without(&self, operators: &[&str]) -> Vec<f64> {
+        let first = usize::from(self.runs > 1);
+        let mut ms = vec![0.0; self.runs.saturating_sub(first)];
+        for e in self.events.iter().filter(|e| !operators.contains(&&*e.op)) {
+            if let Some(sum) = e.run.checked_sub(first).and_then(|run| ms.get_mut(run)) {
+                *sum += e.microseconds / 1e3;
+            }
+        }
+        ms
+    }
+
     /// The time of each operator, the largest first. The first run allocates and does not count, if there are others.
     pub fn by_operator(&self) -> Vec<OpTime> {
         let first = usize::from(self.runs > 1);
@@ -170,6 +183,7 @@ mod tests {
         assert_eq!(profile.placement("YExecutionProvider").on_device, 0);
         let times = profile.by_operator();
         let conv = OpTime { op: "Conv".into(), nodes: 2, ms: 2.5 };
+        assert_eq!(profile.runs_without(&["Shape"]), [1.5, 3.5]);
         assert_eq!(times, [conv, OpTime { op: "Shape".into(), nodes: 1, ms: 0.003 }]);
     }
 

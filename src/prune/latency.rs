@@ -1,0 +1,314 @@
+//! Latency as the budget: layers are timed where the model is to run, channels go where they save most time per error, and the
+//! result is measured and the aim corrected.
+
+use super::layer_table::table;
+use super::{Options, Pruned, Traced, prune};
+use crate::error::{Error, Result};
+use crate::evaluate::bench::{Comparison, Effort, SystemClock, Verdict, measure};
+use crate::evaluate::layer_times::{LayerTimer, QUANTILE};
+use crate::evaluate::stats;
+use crate::onnx::Model;
+use crate::plan::{Budget, Times};
+use crate::recover::Recover;
+use crate::report::{LatencyProbe, LatencyReport};
+use crate::runtime::Runtime;
+use crate::runtime::walk::Feed;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LatencyTarget {
+    /// The share of the original's time that stays, in `(0, 1]`.
+    Share(f64),
+    /// Milliseconds.
+    Ms(f64),
+}
+
+impl FromStr for LatencyTarget {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let s = s.trim();
+        let (number, of): (&str, fn(f64) -> Self) = match s.strip_suffix("ms") {
+            Some(number) => (number, Self::Ms),
+            None => (s, Self::Share),
+        };
+        let value = number.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0);
+        match value.map(of) {
+            Some(Self::Share(share)) if share > 1.0 => Err(format!(
+                "{share} is more than the original takes; half its time is written 0.5, five milliseconds 5ms"
+            )),
+            Some(target) => Ok(target),
+            None => Err("expected the share of the time that stays, such as 0.5, or milliseconds, such as 5ms".into()),
+        }
+    }
+}
+
+impl fmt::Display for LatencyTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(x) => write!(f, "{x}"),
+            Self::Ms(x) => write!(f, "{x}ms"),
+        }
+    }
+}
+
+/// Where and on what time is measured.
+pub struct Stopwatch {
+    /// Runs whole models.
+    pub runtime: Arc<dyn Runtime>,
+    /// Times layers on the same runtime, device and threads.
+    pub timer: Mutex<LayerTimer>,
+    /// What models run on; every input has `batch` samples.
+    pub feeds: Vec<Feed>,
+    /// Samples in one run.
+    pub batch: usize,
+    /// How long whole models are measured in the end; tries take a third of it.
+    pub effort: Effort,
+    /// Seed of the intervals.
+    pub seed: u64,
+    /// Milliseconds of the original when nothing disturbs it, once they are known.
+    pub original_ms: Mutex<Option<f64>>,
+}
+
+impl fmt::Debug for Stopwatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stopwatch").field("runtime", &self.runtime.name()).field("batch", &self.batch).finish()
+    }
+}
+
+/// The result is as asked when its share is at most this far from it, in shares of it.
+pub const TOLERANCE: f64 = 0.05;
+/// The search is content with this.
+const CLOSE: f64 = 0.015;
+/// Models that are made and measured on the way.
+const TRIES: usize = 6;
+
+impl Stopwatch {
+    /// Milliseconds of each model, run in turn, and how the last compares with the first.
+    fn time(&self, models: &[&Model], effort: &Effort) -> Result<(Vec<Vec<f64>>, Option<Comparison>)> {
+        let load = |m: &&Model| Ok((m.path.display().to_string(), self.runtime.load(m)?));
+        let mut sessions = models.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let rounds = measure(&mut sessions, &self.feeds, effort, &mut SystemClock::default())?;
+        let compared = match rounds.ms.as_slice() {
+            [first, .., last] => Comparison::of(last, first, self.seed),
+            _ => None,
+        };
+        Ok((rounds.ms, compared))
+    }
+
+    /// The times of the layers of a model whose units may lose these numbers of bundles.
+    pub(super) fn times(&self, t: &Traced, levels: &[Vec<usize>], progress: &dyn Fn(&str)) -> Result<Times> {
+        let whole = self.original_ms.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0.0);
+        let mut timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        table(t, levels, &mut timer, self.batch, whole, progress)
+    }
+}
+
+/// Prunes until the model takes the target's share of the time.
+///
+/// The first aim is the target itself, in the time that the layers take one by one; measured, a model takes a little more or
+/// less, and the aim moves by as much, until the two agree to [`CLOSE`] or nothing better is found. Only then is the result
+/// repaired and verified, and measured once more.
+///
+/// # Errors
+/// As [`prune`], and when a model cannot be measured.
+pub fn reach(
+    model: &Model,
+    options: &Options,
+    target: LatencyTarget,
+    watch: &Arc<Stopwatch>,
+    progress: &dyn Fn(&str),
+) -> Result<Pruned> {
+    progress("time of the original");
+    let quick =
+        Effort { warmup_s: watch.effort.warmup_s / 2.0, min_time_s: watch.effort.min_time_s / 3.0, ..watch.effort };
+    let (ms, _) = watch.time(&[model], &quick)?;
+    let ms = ms.first().map(Vec::as_slice).unwrap_or_default();
+    let original = stats::median(ms);
+    if !(original > 0.0 && original.is_finite()) {
+        return Err(Error::Internal("the original takes no time".into()));
+    }
+    // Comparable with the times of single layers.
+    let undisturbed = stats::quantile(ms, QUANTILE);
+    *watch.original_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(undisturbed);
+    let share = match target {
+        LatencyTarget::Share(s) => s,
+        LatencyTarget::Ms(ms) if ms >= original => {
+            return Err(Error::Usage(format!(
+                "--target-latency {target}: {} takes {original:.3} ms here already; nothing needs to go",
+                model.path.display()
+            )));
+        }
+        LatencyTarget::Ms(ms) => ms / original,
+    };
+    let mut options = Options { latency: Some(watch.clone()), plan: None, ..options.clone() };
+    let mut trail: Vec<LatencyProbe> = Vec::new();
+    let mut seen: Vec<Vec<usize>> = Vec::new();
+    let mut aim = share;
+    for _ in 0..TRIES {
+        let told = |stage: &str| progress(&format!("try {}: {stage}", trail.len() + 1));
+        let cheap = Options {
+            budget: Budget::TargetLatency(aim),
+            recover: Recover::None,
+            verify: false,
+            dry_run: false,
+            hash: false,
+            ..options.clone()
+        };
+        let pruned = prune(model, &cheap, &told)?;
+        // Trials of the first decision serve all.
+        options.bend = options.bend.or(pruned.bend);
+        let kept: Vec<usize> = pruned.report.groups.iter().map(|g| g.channels_after).collect();
+        let smaller = pruned.model.as_ref().ok_or_else(|| Error::Internal("there is no model to measure".into()))?;
+        if seen.contains(&kept) {
+            break;
+        }
+        seen.push(kept);
+        told("measure");
+        let (_, compared) = watch.time(&[model, smaller], &quick)?;
+        let c = compared.ok_or_else(|| Error::Internal("nothing was measured".into()))?;
+        let predicted = pruned.report.ratio_reached;
+        trail.push(LatencyProbe {
+            aim,
+            predicted,
+            ratio: c.ratio,
+            low: c.low,
+            high: c.high,
+            macs: pruned.report.pruned.macs,
+        });
+        let Some(next) = corrected(&trail, share) else { break };
+        aim = next;
+    }
+    let best = trail.iter().min_by(|a, b| (a.ratio - share).abs().total_cmp(&(b.ratio - share).abs()));
+    let aim = best.map_or(share, |p| p.aim);
+    let mut pruned = prune(model, &Options { budget: Budget::TargetLatency(aim), ..options.clone() }, progress)?;
+    let timer = watch.timer.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = timer.place().clone();
+    let mut report = LatencyReport {
+        target: target.to_string(),
+        target_ratio: share,
+        ratio: f64::NAN,
+        low: f64::NAN,
+        high: f64::NAN,
+        original_ms: original,
+        pruned_ms: f64::NAN,
+        reached: false,
+        slower: false,
+        runtime: place.runtime,
+        runtime_version: place.version,
+        device: place.device,
+        threads: place.threads,
+        batch: watch.batch,
+        layers_measured: timer.measured,
+        trail,
+    };
+    if let Err(e) = timer.save() {
+        pruned.report.notes.push(format!(
+            "the times of the layers could not be remembered: {e}; --latency-cache names another folder"
+        ));
+    }
+    drop(timer);
+    let r = &mut pruned.report;
+    r.budget = format!("target-latency {target}");
+    if let Some(smaller) = &pruned.model {
+        progress("measure");
+        let (ms, compared) = watch.time(&[model, smaller], &watch.effort)?;
+        let c = compared.ok_or_else(|| Error::Internal("nothing was measured".into()))?;
+        (report.ratio, report.low, report.high) = (c.ratio, c.low, c.high);
+        report.original_ms = ms.first().map_or(original, |ms| stats::median(ms));
+        report.pruned_ms = ms.last().map_or(f64::NAN, |ms| stats::median(ms));
+        report.slower = c.verdict == Verdict::Slower;
+        report.reached = (c.ratio / share - 1.0).abs() <= TOLERANCE;
+    } else if let Some(best) = report.trail.iter().find(|p| p.aim == aim) {
+        // A dry run: what was measured before the repair.
+        (report.ratio, report.low, report.high) = (best.ratio, best.low, best.high);
+        report.pruned_ms = best.ratio * original;
+        report.slower = best.low > 1.0;
+        report.reached = (best.ratio / share - 1.0).abs() <= TOLERANCE;
+    }
+    (r.ratio_requested, r.ratio_reached) = (share, report.ratio);
+    r.missed = (!report.reached).then(|| missed(&report, r.missed.as_deref()));
+    r.latency_target = Some(report);
+    Ok(pruned)
+}
+
+/// In words.
+fn missed(r: &LatencyReport, held: Option<&str>) -> String {
+    let side = if r.ratio > r.target_ratio { "more" } else { "less" };
+    let held = held.and_then(|h| h.split_once("held back by ")).map(|(_, why)| format!("; held back by {why}"));
+    format!(
+        "target-latency {}: measured {:.3} of the original's time [{:.3}, {:.3}], {side} than {:.3}{}",
+        r.target,
+        r.ratio,
+        r.low,
+        r.high,
+        r.target_ratio,
+        held.unwrap_or_default()
+    )
+}
+
+/// The next aim; `None` when the last was close enough, or there is nothing more to aim at.
+fn corrected(trail: &[LatencyProbe], share: f64) -> Option<f64> {
+    let last = trail.last()?;
+    if (last.ratio / share - 1.0).abs() <= CLOSE {
+        return None;
+    }
+    // Nothing gone is all of the time: a point that is known without measuring.
+    let known = trail.iter().map(|p| (p.predicted, p.ratio)).chain([(1.0, 1.0)]);
+    let over = known.clone().filter(|p| p.1 > share).min_by(|a, b| a.1.total_cmp(&b.1));
+    let under = known.filter(|p| p.1 <= share).max_by(|a, b| a.1.total_cmp(&b.1));
+    let next = match (over, under) {
+        (Some((x, y)), Some((u, v))) if y > v => u + (share - v) / (y - v) * (x - u),
+        // As much further as it was too much.
+        (Some((x, y)), None) => x * share / y,
+        (None, Some((u, v))) => u * share / v,
+        _ => return None,
+    };
+    (next.is_finite() && next > 0.0 && next < 1.0).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(aim: f64, ratio: f64) -> LatencyProbe {
+        LatencyProbe { aim, predicted: aim, ratio, low: ratio, high: ratio, macs: 0 }
+    }
+
+    #[test]
+    fn targets_are_shares_or_milliseconds() {
+        assert_eq!("0.5".parse(), Ok(LatencyTarget::Share(0.5)));
+        assert_eq!(" 12.5 ms".parse(), Ok(LatencyTarget::Ms(12.5)));
+        for wrong in ["", "ms", "0", "-1", "1.5", "nan", "infms", "5s"] {
+            assert!(wrong.parse::<LatencyTarget>().is_err(), "{wrong}");
+        }
+        assert_eq!(LatencyTarget::Ms(5.0).to_string().parse(), Ok(LatencyTarget::Ms(5.0)));
+    }
+
+    #[test]
+    fn aims_close_in_on_the_target() {
+        // A machine where a fifth of the time does not shrink with the layers' times.
+        let machine = |predicted: f64| 0.2 + 0.8 * predicted;
+        let mut trail = Vec::new();
+        let mut aim = 0.5;
+        for _ in 0..TRIES {
+            trail.push(probe(aim, machine(aim)));
+            match corrected(&trail, 0.5) {
+                Some(next) => aim = next,
+                None => break,
+            }
+        }
+        assert!(trail.len() <= 4, "{trail:?}");
+        assert!((trail.last().unwrap().ratio / 0.5 - 1.0).abs() <= CLOSE, "{trail:?}");
+    }
+
+    #[test]
+    fn a_target_below_all_measured_is_aimed_at_further_down() {
+        let next = corrected(&[probe(0.3, 0.6)], 0.3).unwrap();
+        assert!((next - 0.15).abs() < 1e-12);
+        assert_eq!(corrected(&[probe(0.3, 0.301)], 0.3), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! The times of a model's layers over the channel counts that the plan may choose.
+
+use super::Traced;
+use crate::channels::{AxisId, Channels, Tensor};
+use crate::error::Result;
+use crate::evaluate::layer_times::{LayerShape, LayerTimer};
+use crate::graph::{NodeId, attribute};
+use crate::onnx::proto::{AttributeProto, tensor_proto::DataType};
+use crate::plan::{LayerTime, Times};
+use std::collections::HashMap;
+
+/// Shares of what may go at which a layer is measured: with one axis, and with two of its own.
+const ONE: [f64; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+const TWO: [f64; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
+
+/// Measures all layers with constant float32 weights whose channels can go. `levels`: per unit the numbers of bundles that it
+/// may lose; `whole_ms`: what the whole model takes, for the rest.
+///
+/// # Errors
+/// When the runtime cannot run a layer.
+pub(super) fn table(
+    t: &Traced,
+    levels: &[Vec<usize>],
+    timer: &mut LayerTimer,
+    batch: usize,
+    whole_ms: f64,
+    progress: &dyn Fn(&str),
+) -> Result<Times> {
+    let table = Table::new(t, levels, batch);
+    let mut times = Times::default();
+    let mut known = 0.0;
+    let nodes: Vec<NodeId> = t.trace.channels.macs.iter().map(|m| m.node).collect();
+    for (i, &node) in nodes.iter().enumerate() {
+        let Some(layer) = table.layer(node) else { continue };
+        progress(&format!("time of layer {} of {}", i + 1, nodes.len()));
+        let lens = layer.lens(&table);
+        let mut ms = Vec::new();
+        for point in points(&lens, layer.tied()) {
+            ms.push(timer.ms(&layer.shape(&point))?);
+        }
+        let axes: Vec<AxisId> = layer.axes();
+        let lens: Vec<Vec<usize>> = if layer.tied() { lens.into_iter().take(1).collect() } else { lens };
+        let time = LayerTime { axes, lens, ms };
+        // The whole layer has the greatest lengths.
+        known += time.ms.last().copied().unwrap_or(0.0);
+        times.layers.push(time);
+    }
+    times.rest_ms = (whole_ms - known).max(0.0);
+    Ok(times)
+}
+
+/// All combinations, the last axis running fastest; or, tied, the lengths side by side.
+fn points(lens: &[Vec<usize>], tied: bool) -> Vec<Vec<usize>> {
+    match lens {
+        [a, b] if tied => a.iter().zip(b).map(|(&x, &y)| vec![x, y]).collect(),
+        [a, b] => a.iter().flat_map(|&x| b.iter().map(move |&y| vec![x, y])).collect(),
+        _ => lens.iter().flatten().map(|&x| vec![x]).collect(),
+    }
+}
+
+struct Table<'a> {
+    t: &'a Traced<'a>,
+    ch: &'a Channels,
+    /// `[axis]`: the groups that shrink it, and by how much per channel.
+    groups_of: HashMap<AxisId, Vec<(usize, usize)>>,
+    /// `[group]`: how many of its channels may go, ascending from 0.
+    losses: Vec<Vec<usize>>,
+    activations: HashMap<u32, usize>,
+    batch: usize,
+}
+
+/// One side of a layer.
+struct Side {
+    /// Absent where nothing can go.
+    axis: Option<AxisId>,
+    len: usize,
+}
+
+struct Layer {
+    op: String,
+    opset: i64,
+    attributes: Vec<AttributeProto>,
+    input: Vec<usize>,
+    /// Position of the channels in the input.
+    at: usize,
+    weight: Vec<usize>,
+    bias: bool,
+    transposed: bool,
+    groups: usize,
+    /// Groups go as a whole; else each of them loses as many.
+    whole_groups: bool,
+    read: Side,
+    made: Side,
+    /// The same channels on both sides.
+    same: bool,
+}
+
+impl<'a> Table<'a> {
+    fn new(t: &'a Traced<'a>, levels: &[Vec<usize>], batch: usize) -> Self {
+        let ch = &t.trace.channels;
+        let mut groups_of: HashMap<AxisId, Vec<(usize, usize)>> = HashMap::new();
+        for (g, group) in ch.groups.iter().enumerate() {
+            for &(axis, mult) in &group.axes {
+                groups_of.entry(axis).or_default().push((g, mult as usize));
+            }
+        }
+        let mut losses = vec![vec![0]; ch.groups.len()];
+        for (unit, levels) in ch.units.iter().zip(levels) {
+            let mut of: HashMap<usize, f64> = HashMap::new();
+            for cell in &unit.cells {
+                for &(g, _) in cell {
+                    *of.entry(g).or_default() += 1.0 / cell.len() as f64;
+                }
+            }
+            for (g, share) in of {
+                if let Some(slot) = losses.get_mut(g) {
+                    *slot = levels.iter().map(|&k| (k as f64 * share).round() as usize).collect();
+                }
+            }
+        }
+        let activations = ch.tensors.iter().enumerate().filter(|(_, t)| t.source.is_none());
+        let activations = activations.map(|(i, t)| (t.value.0, i)).collect();
+        Self { t, ch, groups_of, losses, activations, batch }
+    }
+
+    fn side(&self, tensor: &Tensor, at: usize) -> Option<Side> {
+        let axis = tensor.axes.get(at).copied().flatten().filter(|a| self.groups_of.contains_key(a));
+        Some(Side { axis, len: *tensor.dims.get(at)? })
+    }
+
+    /// `None` for what is not measured: it counts in the rest.
+    fn layer(&self, node: NodeId) -> Option<Layer> {
+        let graph = self.t.analysis.graph;
+        let proto = graph.node(node);
+        let activation = |v| self.activations.get(&v).and_then(|&i| self.ch.tensors.get(i));
+        let x = activation(graph.input(node, 0)?.0)?;
+        let y = activation(graph.output(node, 0)?.0)?;
+        let w = self.ch.tensors.iter().find(|t| t.source.is_some() && t.readers.contains(&(node, 1)))?;
+        let float = DataType::Float as i32;
+        if w.elem_type != float || graph.constant(graph.input(node, 1)?).is_none() {
+            return None;
+        }
+        let integer = |name: &str, default| attribute(proto, name).map_or(default, |a| a.i());
+        let op = graph.op(node);
+        let (at, groups) = match op.as_str() {
+            "Conv" | "ConvTranspose" => (1, usize::try_from(integer("group", 1)).ok()?),
+            "Gemm" if integer("transA", 0) == 0 => (1, 1),
+            "MatMul" if w.dims.len() == 2 => (x.dims.len().checked_sub(1)?, 1),
+            _ => return None,
+        };
+        let (read, made) =
+            (self.side(x, at)?, self.side(y, if op == "MatMul" { y.dims.len().checked_sub(1)? } else { 1 })?);
+        if read.axis.is_none() && made.axis.is_none() {
+            return None;
+        }
+        let of = |s: &Side| s.axis.and_then(|a| self.groups_of.get(&a)).cloned();
+        let mut input = x.dims.clone();
+        // An open batch is 2 in the analysis.
+        let open = self.t.analysis.dims(graph.input(node, 0)?).and_then(|d| d.first().copied());
+        if let (Some((assigned, false)), Some(first)) = (open, input.first_mut()) {
+            *first = (assigned / 2).max(1) * self.batch;
+        }
+        let folded = w.axes.get(1).copied().flatten().filter(|a| self.groups_of.contains_key(a)).is_some();
+        Some(Layer {
+            transposed: op == "ConvTranspose" || (op == "Gemm" && integer("transB", 0) == 0) || op == "MatMul",
+            whole_groups: groups > 1 && (groups == read.len || !folded),
+            opset: self.t.analysis.opset,
+            attributes: proto.attribute.iter().filter(|a| a.name() != "group").cloned().collect(),
+            bias: graph.input(node, 2).is_some(),
+            weight: w.dims.clone(),
+            same: read.axis.is_some() && of(&read) == of(&made) && read.len == made.len,
+            op,
+            input,
+            at,
+            groups,
+            read,
+            made,
+        })
+    }
+}
+
+impl Layer {
+    /// Both sides shrink together.
+    fn tied(&self) -> bool {
+        self.same
+    }
+
+    fn axes(&self) -> Vec<AxisId> {
+        let both = [self.read.axis, self.made.axis];
+        both.into_iter().flatten().take(if self.same { 1 } else { 2 }).collect()
+    }
+
+    /// Per axis that can shrink: the lengths to measure, ascending.
+    fn lens(&self, table: &Table) -> Vec<Vec<usize>> {
+        let sides: Vec<(&Side, AxisId)> =
+            [&self.read, &self.made].into_iter().filter_map(|s| Some((s, s.axis?))).collect();
+        let shares = if sides.len() == 2 && !self.same { &TWO[..] } else { &ONE[..] };
+        let of = |(side, axis): (&Side, AxisId)| {
+            let groups = table.groups_of.get(&axis).map(Vec::as_slice).unwrap_or_default();
+            let len = |share: f64| {
+                let gone = |&(g, mult): &(usize, usize)| {
+                    let losses = table.losses.get(g).map(Vec::as_slice).unwrap_or_default();
+                    let most = losses.last().copied().unwrap_or(0) as f64;
+                    let near = losses.iter().min_by(|a, b| {
+                        let off = |k: usize| (k as f64 - share * most).abs();
+                        off(**a).total_cmp(&off(**b))
+                    });
+                    mult * near.copied().unwrap_or(0)
+                };
+                side.len.saturating_sub(groups.iter().map(gone).sum()).max(1)
+            };
+            let mut lens: Vec<usize> = shares.iter().map(|&s| len(s)).collect();
+            lens.sort_unstable();
+            lens.dedup();
+            lens
+        };
+        sides.into_iter().map(of).collect()
+    }
+
+    /// The layer with these lengths of its axes.
+    fn shape(&self, point: &[usize]) -> LayerShape {
+        let mut point = point.iter().copied();
+        let mut next = |side: &Side| if side.axis.is_some() { point.next().unwrap_or(side.len) } else { side.len };
+        let (read, made) = (next(&self.read), next(&self.made));
+        let mut input = self.input.clone();
+        if let Some(n) = input.get_mut(self.at) {
+            *n = read;
+        }
+        let mut attributes = self.attributes.clone();
+        let mut groups = self.groups.max(1);
+        if self.whole_groups {
+            groups = (read * self.groups / self.read.len.max(1)).max(1);
+        }
+        if groups > 1 {
+            let group = AttributeProto {
+                name: Some("group".into()),
+                r#type: Some(2),
+                i: i64::try_from(groups).ok(),
+                ..AttributeProto::default()
+            };
+            attributes.push(group);
+        }
+        let mut weight = self.weight.clone();
+        let (rows, columns) = match (self.op.as_str(), self.transposed) {
+            (_, false) => (made, read / groups),
+            ("ConvTranspose", _) => (read, made / groups),
+            _ => (read, made),
+        };
+        weight.splice(..2.min(weight.len()), [rows, columns]);
+        LayerShape {
+            op: self.op.clone(),
+            attributes,
+            opset: self.opset,
+            input,
+            weight,
+            bias: if self.bias { made } else { 0 },
+        }
+    }
+}

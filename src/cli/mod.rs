@@ -6,6 +6,7 @@ mod data;
 mod diff;
 mod inspect;
 mod interrupt;
+mod limits;
 mod output;
 mod parse;
 mod progress;
@@ -15,6 +16,7 @@ mod report;
 mod runtime;
 mod runtimes;
 mod sensitivity;
+mod speed;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
-//! Everything that must hold before a smaller model ships, in one verdict: `onnx-prune check`.
+//! Everything that must hold before a smaller model ships, in one verdict: `onnx-prune check`, and the limits of a pruning run.
 
 use super::bench::BenchReport;
-use super::diff::{Diff, ModelSide, Models};
+use super::diff::{self, Diff, ModelSide, Models};
 use super::gate::{self, Limit};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -25,6 +25,43 @@ impl SizeLimits {
     /// Whether there is one.
     pub fn any(&self) -> bool {
         self.macs.or(self.params).or(self.size).is_some()
+    }
+}
+
+/// What must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// On data.
+    pub accuracy: diff::Limits,
+    /// On measured times.
+    pub speed: Vec<Limit>,
+    /// On sizes.
+    pub size: SizeLimits,
+}
+
+impl Limits {
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        self.accuracy != diff::Limits::default() || !self.speed.is_empty() || self.size.any()
+    }
+}
+
+/// What is known of two models.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Their sizes.
+    pub models: Models,
+    /// The comparison on data, which judged its own limits.
+    pub accuracy: Option<Diff>,
+    /// The measured times.
+    pub latency: Option<BenchReport>,
+}
+
+impl Measured {
+    /// The sizes of both; nothing is measured yet.
+    pub fn sizes(original: &Model, pruned: &Model) -> Self {
+        let models = Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) };
+        Self { models, accuracy: None, latency: None }
     }
 }
 
@@ -64,21 +101,26 @@ pub struct CheckReport {
     pub latency: Option<BenchReport>,
 }
 
-/// Judges two models by their sizes and by what was measured. `speed`: the limits on time that `latency` was measured for.
+/// Judges two models by their sizes and by what was measured.
 ///
 /// # Errors
 /// When a limit is about something that is not known.
-pub fn judge(
-    original: &Model,
-    pruned: &Model,
-    size: &SizeLimits,
-    accuracy: Option<Diff>,
-    latency: Option<BenchReport>,
-    speed: &[Limit],
-) -> Result<CheckReport> {
-    let models = Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) };
-    let mut gates = sizes(&models, size)?;
-    for g in accuracy.iter().flat_map(|d| &d.gates) {
+pub fn judge(measured: Measured, limits: &Limits) -> Result<CheckReport> {
+    let gates = gates(&measured, limits)?;
+    Ok(CheckReport {
+        schema_version: CHECK_SCHEMA_VERSION,
+        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
+        models: measured.models,
+        passed: gates.iter().all(|g| g.passed),
+        gates,
+        accuracy: measured.accuracy,
+        latency: measured.latency,
+    })
+}
+
+fn gates(measured: &Measured, limits: &Limits) -> Result<Vec<Gate>> {
+    let mut gates = sizes(&measured.models, &limits.size)?;
+    for g in measured.accuracy.iter().flat_map(|d| &d.gates) {
         gates.push(Gate {
             name: g.name.into(),
             limit: g.limit,
@@ -88,19 +130,11 @@ pub fn judge(
             words: g.words.clone(),
         });
     }
-    for limit in speed {
-        let report = latency.as_ref().ok_or_else(|| Error::Internal("times were not measured".into()))?;
+    for limit in &limits.speed {
+        let report = measured.latency.as_ref().ok_or_else(|| Error::Internal("times were not measured".into()))?;
         gates.extend(times(report, *limit));
     }
-    Ok(CheckReport {
-        schema_version: CHECK_SCHEMA_VERSION,
-        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
-        models,
-        passed: gates.iter().all(|g| g.passed),
-        gates,
-        accuracy,
-        latency,
-    })
+    Ok(gates)
 }
 
 fn sizes(models: &Models, limits: &SizeLimits) -> Result<Vec<Gate>> {

@@ -2,18 +2,18 @@
 
 use super::Common;
 use super::data::{DataArgs, NO_DATA};
-use super::limits::{GATE, LimitArgs};
+use super::limits::{GATE, Held, LimitArgs};
 use super::output::Staged;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::report::{self, Form, FormArgs};
 use super::runtime::{DeviceArgs, RuntimeArgs};
-use super::speed::{At, SpeedArgs};
+use super::speed::{self, At, SpeedArgs};
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
-use onnx_prune::evaluate::check::{CheckReport, Limits, Measured, judge};
+use onnx_prune::evaluate::check::{CheckReport, Measured, judge};
 use onnx_prune::evaluate::diff::{self, Diff, compare, stricter};
 use onnx_prune::evaluate::metric::{Metric, Where};
 use onnx_prune::onnx::Model;
@@ -28,7 +28,7 @@ const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 /// Judges a smaller model by limits.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code 1 when a limit is broken. With GITHUB_STEP_SUMMARY set, the Markdown report is added there."
+    after_help = "At least one limit is given. Exit code 1 when one is broken. With GITHUB_STEP_SUMMARY set, the Markdown report is added there."
 )]
 pub struct CheckArgs {
     /// The model to compare with
@@ -77,22 +77,23 @@ pub struct CheckArgs {
 impl CheckArgs {
     /// Everything about the reports that can be known before the work.
     fn check_outputs(&self) -> anyhow::Result<()> {
-        let read = [("the original model", self.original.as_path()), ("the pruned model", self.pruned.as_path())];
+        let models = [("the original model", self.original.as_path()), ("the pruned model", self.pruned.as_path())];
+        let read: Vec<(&str, &Path)> = models.into_iter().chain(self.limits.read()).collect();
         report::probe(&self.form.report, &read)
     }
 
-    fn accuracy(&self, limits: &Limits, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<Diff> {
+    fn accuracy(&self, held: &Held, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<Diff> {
         let Some((path, options)) = self.data.resolve(&self.original, self.seed)? else {
-            return Err(Error::Usage(format!("--max-drop and --min-agreement need data: {NO_DATA}")).into());
+            return Err(Error::Usage(format!("{} needs data: {NO_DATA}", held.on_data())).into());
         };
         progress.stage("data");
         let data = Dataset::open(&path, stricter(original, pruned), &options).map_err(|e| in_file(e, &path))?;
         let runtime = choose_with(&self.runtime.on(&self.device))?;
         let options = diff::Options {
-            metrics: self.metric.into_iter().collect(),
+            metrics: self.metric.into_iter().chain(held.more_metrics()).collect(),
             place: Where { output: self.metric_output.clone(), class_axis: self.class_axis },
             layer_samples: self.layer_samples,
-            limits: limits.accuracy,
+            limits: held.limits.accuracy,
         };
         Ok(compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?)
     }
@@ -114,11 +115,10 @@ fn text(report: &CheckReport, form: Form) -> anyhow::Result<String> {
 /// Runs the command.
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     args.common.start()?;
-    let limits = args.limits.limits(args.max_drop);
-    limits.accuracy.check()?;
-    if !limits.any() {
+    let held = args.limits.held(args.max_drop)?;
+    if !held.any() {
         let why = "no limit: say what must hold, with --max-drop, --min-agreement, --min-speedup, --max-ratio, --max-macs, \
-                   --max-params or --max-size";
+                   --max-params, --max-size or --baseline";
         return Err(Error::Usage(why.into()).into());
     }
     let progress = Progress::new(args.common.quiet);
@@ -126,15 +126,16 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let models = [load(&args.original)?, load(&args.pruned)?];
     let [original, pruned] = &models;
     args.check_outputs()?;
+    held.check(original)?;
     diff::check(original, pruned)?;
-    let timed = !limits.speed.is_empty() || args.speed.asked();
+    let timed = held.needs_times() || args.speed.asked();
     let speed = if timed { Some(args.speed.prepare(args.at(), &models)?) } else { None };
     let mut measured = Measured::sizes(original, pruned);
-    if limits.accuracy != diff::Limits::default() {
-        measured.accuracy = Some(args.accuracy(&limits, original, pruned, &progress)?);
+    if held.needs_accuracy() {
+        measured.accuracy = Some(args.accuracy(&held, original, pruned, &progress)?);
     }
     measured.latency = speed.map(|s| s.measure(&models, &progress)).transpose()?;
-    let report = judge(measured, &limits)?;
+    let report = judge(measured, &held.limits, held.baseline.as_ref())?;
     progress.stage("write");
     report::stage(&args.form.report, |form| text(&report, form))?.into_iter().try_for_each(Staged::publish)?;
     step_summary(&check_text::markdown(&report))?;
@@ -142,6 +143,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     if !args.common.quiet {
         let printed = args.form.printed().map(|form| text(&report, form));
         super::print(&printed.unwrap_or_else(|| Ok(check_text::terminal(&report, terminal::width())))?)?;
+        report.latency.iter().for_each(speed::warn);
     }
     // The reports are there whatever the limits say.
     report.verdict()?;

@@ -42,6 +42,16 @@ impl FormArgs {
             Format::Junit => Some(Form::Junit),
         }
     }
+
+    /// Whether a form is written or printed.
+    pub fn has(&self, form: Form) -> bool {
+        self.printed() == Some(form) || self.report.iter().any(|r| r.form == form)
+    }
+
+    /// Whether something comes out that has room for every detail.
+    pub fn detailed(&self) -> bool {
+        self.printed().is_some() || !self.report.is_empty()
+    }
 }
 
 /// A form of a result.

@@ -9,6 +9,7 @@ use clap::Args;
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::{Error, Result};
 use onnx_prune::evaluate::bench::{BenchOptions, BenchReport, Effort, SystemClock, bench};
+use onnx_prune::evaluate::gate::slower;
 use onnx_prune::evaluate::inputs;
 use onnx_prune::onnx::Model;
 use onnx_prune::runtime::walk::Feed;
@@ -21,6 +22,18 @@ const MIN_TIME: f64 = 3.0;
 const EXTENT: usize = 224;
 /// Seconds before it counts.
 const WARMUP: f64 = 0.5;
+
+/// A note where the processor did a part of the work.
+pub fn fallen_back(what: &str, share: f64, device: &Device) -> Option<String> {
+    let percent = (share * 100.0).floor();
+    let note = || format!("{what}: {percent} % of the nodes ran on {device}, the others on the processor");
+    (share < 1.0).then(note)
+}
+
+/// What has to be known of times, whatever the limits.
+pub fn warn(report: &BenchReport) {
+    slower(report).iter().chain(&report.notes).for_each(|words| eprintln!("warning: {words}"));
+}
 
 /// How times are measured. Any of these has them measured, also without a limit on them.
 #[derive(Debug, Args)]
@@ -147,12 +160,7 @@ impl Prepared<'_> {
             report.rows.iter_mut().for_each(|row| row.device_share = 0.0);
         }
         let share = report.rows.iter().map(|row| row.device_share).fold(1.0, f64::min);
-        if share < 1.0 {
-            let share = (share * 100.0).floor();
-            report
-                .notes
-                .push(format!("no more than {share} % of the nodes ran on {device}, the others on the processor"));
-        }
+        report.notes.extend(fallen_back("times", share, device));
         Ok(report)
     }
 }

@@ -1,10 +1,12 @@
 //! Everything that must hold before a smaller model ships, in one verdict: `onnx-prune check`, and the limits of a pruning run.
 
+use super::baseline::Baseline;
 use super::bench::BenchReport;
 use super::diff::{self, Diff, ModelSide, Models};
 use super::gate::{self, Limit};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::report::AccuracyReport;
 use serde::Serialize;
 
 /// Version of the JSON schema.
@@ -53,6 +55,8 @@ pub struct Measured {
     pub models: Models,
     /// The comparison on data, which judged its own limits.
     pub accuracy: Option<Diff>,
+    /// The one figure that stands for accuracy where there is no comparison, as by a command of the user's.
+    pub figure: Option<AccuracyReport>,
     /// The measured times.
     pub latency: Option<BenchReport>,
 }
@@ -61,7 +65,7 @@ impl Measured {
     /// The sizes of both; nothing is measured yet.
     pub fn sizes(original: &Model, pruned: &Model) -> Self {
         let models = Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) };
-        Self { models, accuracy: None, latency: None }
+        Self { models, accuracy: None, figure: None, latency: None }
     }
 }
 
@@ -99,14 +103,24 @@ pub struct CheckReport {
     pub accuracy: Option<Diff>,
     /// The measured times, where a limit is about them.
     pub latency: Option<BenchReport>,
+    /// The accepted run that it was compared with, as it was given.
+    pub baseline: Option<String>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
 }
 
 /// Judges two models by their sizes and by what was measured.
 ///
 /// # Errors
 /// When a limit is about something that is not known.
-pub fn judge(measured: Measured, limits: &Limits) -> Result<CheckReport> {
-    let gates = gates(&measured, limits)?;
+pub fn judge(measured: Measured, limits: &Limits, baseline: Option<&Baseline>) -> Result<CheckReport> {
+    let mut gates = gates(&measured, limits)?;
+    let mut notes: Vec<String> = measured.latency.iter().flat_map(gate::slower).collect();
+    if let Some(baseline) = baseline {
+        let (more, told) = baseline.judge(&measured)?;
+        gates.extend(more);
+        notes.extend(told);
+    }
     Ok(CheckReport {
         schema_version: CHECK_SCHEMA_VERSION,
         tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
@@ -115,6 +129,8 @@ pub fn judge(measured: Measured, limits: &Limits) -> Result<CheckReport> {
         gates,
         accuracy: measured.accuracy,
         latency: measured.latency,
+        baseline: baseline.map(|b| b.name().to_owned()),
+        notes,
     })
 }
 
@@ -130,11 +146,36 @@ fn gates(measured: &Measured, limits: &Limits) -> Result<Vec<Gate>> {
             words: g.words.clone(),
         });
     }
+    if measured.accuracy.is_none() {
+        gates.extend(measured.figure.as_ref().and_then(drop_gate));
+    }
     for limit in &limits.speed {
         let report = measured.latency.as_ref().ok_or_else(|| Error::Internal("times were not measured".into()))?;
         gates.extend(times(report, *limit));
     }
     Ok(gates)
+}
+
+/// The limit of the one figure.
+pub(crate) fn drop_gate(a: &AccuracyReport) -> Option<Gate> {
+    let limit = a.limit?;
+    let passed = a.passed == Some(true);
+    let relation = if passed { "within" } else { "more than" };
+    let least = a.trail.iter().map(|p| p.share).fold(0.0, f64::max);
+    let words = if !passed && !a.trail.is_empty() {
+        format!(
+            "even with {:.0} % left {} drops by more than --max-drop {limit} ({:.2} points): allow more, or give more data",
+            least * 100.0,
+            a.metric,
+            a.drop
+        )
+    } else {
+        format!(
+            "{} dropped by {:.2} points ({:.4} → {:.4}), {relation} --max-drop {limit}",
+            a.metric, a.drop, a.original, a.pruned
+        )
+    };
+    Some(Gate { name: "max-drop".into(), limit, value: a.drop, passed, inconclusive: false, words })
 }
 
 fn sizes(models: &Models, limits: &SizeLimits) -> Result<Vec<Gate>> {
@@ -184,3 +225,7 @@ impl CheckReport {
         if broken.is_empty() { Ok(()) } else { Err(Error::Check(broken.join("\n"))) }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -100,6 +100,12 @@ pub(super) fn new_report(
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
         accuracy: None,
+        models: None,
+        gates: Vec::new(),
+        passed: None,
+        baseline: None,
+        comparison: None,
+        latency: None,
         timings_ms: BTreeMap::new(),
     }
 }

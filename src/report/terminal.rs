@@ -3,6 +3,7 @@
 use super::pins::summarise;
 use super::text::{self, MAX_ROWS, field, plural, shorten};
 use super::{AccuracyReport, GroupReport, PruneReport};
+use super::{bench_terminal, check_text};
 use crate::channels::Pin;
 use std::collections::BTreeMap;
 
@@ -44,6 +45,13 @@ pub fn prune(r: &PruneReport, width: u16) -> String {
     }
     out.push('\n');
     out += &checks(r, width);
+    if let Some(l) = &r.latency {
+        out += &format!("\n{}", bench_terminal::bench(l, width));
+    }
+    if !r.gates.is_empty() {
+        out += &format!("\n{}\n", check_text::table(&r.gates, width));
+        out += &field("Gate", &check_text::verdict(&r.gates), width);
+    }
     out
 }
 

@@ -237,7 +237,7 @@ fn decide(b: Bencher) {
     let graph = Graph::new(&model).expect("a graph");
     let t = analyse(&graph).expect("a trace");
     let scores = scores(&graph, &t).values;
-    b.bench_local(|| plan::decide(&t.trace.channels, &scores, &Budget::Ratio(RATIO), &Limits::default()).is_ok());
+    b.bench_local(|| plan::decide(&t.trace.channels, &scores, &Budget::Ratio(RATIO), None, &Limits::default()).is_ok());
 }
 
 #[divan::bench(sample_count = 10)]
@@ -247,7 +247,7 @@ fn rewrite_only(b: Bencher) {
     let t = analyse(&graph).expect("a trace");
     let ch = &t.trace.channels;
     let scores = scores(&graph, &t).values;
-    let decision = plan::decide(ch, &scores, &Budget::Ratio(RATIO), &Limits::default()).expect("a plan");
+    let decision = plan::decide(ch, &scores, &Budget::Ratio(RATIO), None, &Limits::default()).expect("a plan");
     let removed = plan::removed_indices(ch, &decision.removed);
     b.bench_local(|| rewrite::rewrite(&t.analysis, &t.trace, &removed).expect("a model"));
 }

@@ -230,7 +230,7 @@ fn accuracy_is_a_gate() {
     let ran = failed(
         &dir,
         &format!("net.onnx --target-macs 0.2 --max-drop 1 {on} -o bad.onnx --report r.json"),
-        "more than the 1",
+        "more than --max-drop 1",
     );
     assert!(ran.out.contains("MORE than the limit"), "{}", ran.out);
     assert_eq!(json(&dir, "r.json")["accuracy"]["passed"], false);
@@ -238,7 +238,7 @@ fn accuracy_is_a_gate() {
     assert!(said.contains("within the limit of 5"), "{said}");
     // A dry run measures too, and writes nothing.
     let dry = format!("net.onnx --dry-run {on} -o bad.onnx");
-    failed(&dir, &format!("{dry} --target-macs 0.2 --max-drop 1"), "more than the 1");
+    failed(&dir, &format!("{dry} --target-macs 0.2 --max-drop 1"), "more than --max-drop 1");
     let said = ok(&dir, &format!("{dry} --target-macs 0.9 --max-drop 5"));
     assert!(said.contains("within the limit of 5") && !names(&dir).contains(&"bad.onnx".to_owned()), "{said}");
     // More than half of the samples calibrate when that is said.

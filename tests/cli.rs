@@ -75,14 +75,16 @@ fn input_is_not_overwritten() {
     let overwrite = "would overwrite the input";
     refused(&dir, "net.onnx --ratio 0.3 -o net.onnx", &["net.onnx", overwrite, "--in-place"]);
     refused(&dir, "net.onnx --ratio 0.3 -o ./net.onnx", &[overwrite]);
-    refused(&dir, "net.onnx --ratio 0.3 --report net.onnx", &[overwrite]);
+    refused(&dir, "net.onnx --ratio 0.3 --report net.onnx", &["net.onnx", "FILE.json"]);
     refused(&dir, "net.onnx --ratio 0.3 --save-plan net.onnx --dry-run", &[overwrite]);
     refused(&dir, "net.onnx --ratio 0.3 --report x.json --save-plan x.json", &["x.json", "would overwrite"]);
-    refused(&dir, "net.onnx --ratio 0.3 --report x.onnx -o x.onnx", &["x.onnx", "would overwrite"]);
+    refused(&dir, "net.onnx --ratio 0.3 --report x.json -o x.json", &["x.json", "would overwrite"]);
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("net.onnx", dir.path().join("soft.onnx")).unwrap();
         fs::hard_link(dir.path().join("net.onnx"), dir.path().join("hard.onnx")).unwrap();
+        std::os::unix::fs::symlink("net.onnx", dir.path().join("soft.json")).unwrap();
+        refused(&dir, "net.onnx --ratio 0.3 --report soft.json", &["soft.json", overwrite]);
         for link in ["soft.onnx", "hard.onnx"] {
             refused(&dir, &format!("net.onnx --ratio 0.3 -o {link}"), &[link, overwrite]);
             refused(&dir, &format!("{link} --ratio 0.3 -o net.onnx"), &[overwrite]);
@@ -241,7 +243,11 @@ fn external_data_is_kept_and_never_overwritten() {
     let sub = dir.path().join("big.onnx");
     fs::rename(&sub, dir.path().join("renamed.onnx")).unwrap();
     refused(&dir, "renamed.onnx --ratio 0.2 -o big.onnx", &["big.onnx.data", "would overwrite the input's data file"]);
-    refused(&dir, "renamed.onnx --ratio 0.2 --report big.onnx.data", &["would overwrite the input's data file"]);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("big.onnx.data", dir.path().join("d.json")).unwrap();
+        refused(&dir, "renamed.onnx --ratio 0.2 --report d.json", &["would overwrite the input's data file"]);
+    }
 }
 
 #[test]

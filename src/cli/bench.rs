@@ -76,6 +76,9 @@ pub struct BenchArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
     format: Format,
+    /// The same as --format json; nothing else goes to the standard output
+    #[arg(long, conflicts_with = "format", help_heading = "Output")]
+    json: bool,
     /// Write the result to a file: .json with every figure, .csv or .md
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     report: Option<PathBuf>,
@@ -278,7 +281,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Staged::new(path, text(&report, format)?)?.publish()?;
     }
     if !args.quiet {
-        super::print(&text(&report, args.format)?)?;
+        super::print(&text(&report, if args.json { Format::Json } else { args.format })?)?;
     }
     let missed: Vec<_> = report.gates.iter().filter(|g| !g.kept).collect();
     for gate in &missed {

@@ -67,6 +67,9 @@ pub struct DiffCommand {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
     format: Format,
+    /// The same as --format json; nothing else goes to the standard output
+    #[arg(long, conflicts_with = "format", help_heading = "Output")]
+    json: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -130,7 +133,7 @@ pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
     report::stage(&args.report, |form| written(&diff, form))?.into_iter().try_for_each(Staged::publish)?;
     drop(progress);
     if !args.common.quiet {
-        super::print(&text(&diff, args.format)?)?;
+        super::print(&text(&diff, if args.json { Format::Json } else { args.format })?)?;
     }
     // The reports are there whatever the limits say.
     diff.verdict()?;

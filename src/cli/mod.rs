@@ -7,6 +7,7 @@ mod diff;
 mod inspect;
 mod interrupt;
 mod latency;
+mod limits;
 mod output;
 mod parse;
 mod progress;
@@ -16,6 +17,7 @@ mod report;
 mod runtime;
 mod runtimes;
 mod sensitivity;
+mod speed;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};

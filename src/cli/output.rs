@@ -48,7 +48,7 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// A device or pipe, or what stands for an open file, such as `/dev/stdout`: written to, never replaced.
-fn is_device(path: &Path) -> bool {
+pub fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| !m.is_dir() && (!m.is_file() || path.starts_with("/dev")))
 }
 

@@ -1,29 +1,29 @@
 //! `onnx-prune MODEL`: from the flags to [`Options`], and the files that come out.
 
+mod run;
+
+pub use run::run;
+
 use super::data::DataArgs;
-use super::interrupt::Writing;
-use super::latency::{Conditions, LatencyArgs};
-use super::output::{self, Staged};
-use super::progress::Progress;
+use super::latency::LatencyArgs;
+use super::limits::LimitArgs;
+use super::output;
 use super::quality::QualityArgs;
-use super::runtime::RuntimeArgs;
+use super::report::{self, FormArgs};
+use super::runtime::{DeviceArgs, RuntimeArgs};
+use super::speed::{At, SpeedArgs};
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
-use onnx_prune::evaluate::{bench::Effort, inputs};
-use onnx_prune::onnx::{self, Model, OnnxError, SaveOptions};
+use onnx_prune::onnx::{self, Model, OnnxError};
 use onnx_prune::ops::Policy;
 use onnx_prune::plan::{self, Budget, PlanFile, RoundTo, Scope};
-use onnx_prune::prune::latency::{LatencyTarget, reach};
-use onnx_prune::prune::search::{judge, smallest};
-use onnx_prune::prune::{Grouped, Options, Pruned, prune};
+use onnx_prune::prune::latency::LatencyTarget;
+use onnx_prune::prune::{Grouped, Options};
 use onnx_prune::recover::Recover;
-use onnx_prune::report::{AccuracyReport, PruneReport, json, terminal};
-use onnx_prune::runtime::{RuntimeOptions, input_specs};
 use onnx_prune::score::{Aggregate, CriterionSpec, Normalize};
 use regex::Regex;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Flags that shape a decision: without effect on a stored one.
 const DECIDING: [&str; 14] = [
@@ -73,9 +73,8 @@ pub struct PruneArgs {
     /// Put the weights into a file OUT.data (always done where the input has one, and above 2 GiB)
     #[arg(long, help_heading = "Output")]
     external_data: bool,
-    /// Write the full report as JSON
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    form: FormArgs,
     /// Write the decision as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     save_plan: Option<PathBuf>,
@@ -110,7 +109,8 @@ pub struct PruneArgs {
     /// No layer loses a larger share of its channels
     #[arg(long, value_name = "R", default_value_t = 0.9, allow_negative_numbers = true, help_heading = "Limits")]
     max_layer_ratio: f64,
-    /// Kept channels are rounded to the nearest multiple of N; auto follows the size of the layer, 1 turns rounding off
+    /// Kept channels are rounded to the nearest multiple of N; auto follows --device and the size of the layer, 1
+    /// turns rounding off
     #[arg(long, value_name = "N|auto", default_value_t, help_heading = "Limits")]
     round_to: RoundTo,
     /// Leave groups with a matching node or tensor name alone (repeatable)
@@ -150,9 +150,15 @@ pub struct PruneArgs {
     #[command(flatten)]
     latency: LatencyArgs,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    speed: SpeedArgs,
+    #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -213,7 +219,7 @@ impl PruneArgs {
             scope: self.scope,
             min_channels: self.min_channels,
             max_layer_ratio: self.max_layer_ratio,
-            round_to: self.round_to,
+            round_to: self.round_to.on(self.device.device.hardware()),
             exclude: self.exclude.clone(),
             only: self.only.clone(),
             layer_ratio: self.layer_ratio.clone(),
@@ -260,6 +266,11 @@ impl PruneArgs {
         }
     }
 
+    fn at(&self) -> At<'_> {
+        let Self { data, runtime, device, seed, .. } = self;
+        At { original: self.model(), data, runtime, device, seed: *seed }
+    }
+
     /// Where the model goes; `None` on a dry run.
     fn out(&self) -> Option<PathBuf> {
         match (&self.output, self.dry_run, self.in_place) {
@@ -289,8 +300,9 @@ impl PruneArgs {
             written.extend(own)
         }
         written.extend(self.save_plan.iter().map(|p| ("the plan", p.as_path())));
-        written.extend(self.report.iter().map(|p| ("the report", p.as_path())));
+        written.extend(report::named(&self.form.report));
         read.extend(self.budget.plan.iter().map(|p| ("the plan that is applied", p.as_path())));
+        read.extend(self.limits.read());
         read.extend(external.iter().map(|p| ("the input's data file", p.as_path())));
         output::check_distinct(&written, &read)?;
         written.iter().map(|(_, p)| *p).chain(out).try_for_each(output::probe)
@@ -325,157 +337,4 @@ pub fn in_file(e: impl Into<Error>, path: &Path) -> anyhow::Error {
 /// Loads a model; errors name the file.
 pub fn load(path: &Path) -> anyhow::Result<Model> {
     onnx::load(path).map_err(|e| in_file(e, path))
-}
-
-/// Runs the command.
-pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
-    let start = Instant::now();
-    args.common.start()?;
-    let mut options = args.options()?;
-    let progress = Progress::new(args.common.quiet);
-    progress.stage("load");
-    let model = load(args.model())?;
-    let out = args.out();
-    args.check_outputs(out.as_deref(), &model)?;
-    progress.stage("data");
-    let (how, limited) = (&args.quality.how, args.quality.max_drop.is_some());
-    let means = how.open(limited, &args.data, &args.runtime, args.model(), &model, args.seed)?;
-    options.calibration = means.calibration;
-    // What is measured has to be made, even where it is not kept.
-    options.dry_run &= means.quality.is_none();
-    options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
-    let loaded = start.elapsed();
-    let told = |stage: &str| progress.stage(stage);
-    let in_model = |e: Error| in_file(e, args.model());
-    let limit = args.quality.max_drop;
-    let mut pruned = match (&means.quality, limit) {
-        (Some(quality), Some(limit)) if args.budget.budget().is_none() => {
-            let found = smallest(&model, &options, quality, limit, args.quality.minimise, &told).map_err(in_model)?;
-            let (Some(mut pruned), accuracy) = found else {
-                drop(progress);
-                return nothing(args, found.1);
-            };
-            pruned.report.accuracy = Some(accuracy);
-            pruned
-        }
-        (quality, _) => {
-            let mut pruned = match args.budget.target_latency {
-                Some(target) => timed(args, &model, &options, target, &told).map_err(in_model)?,
-                None => prune(&model, &options, &told).map_err(in_model)?,
-            };
-            if let Some(quality) = quality {
-                progress.stage("measure");
-                pruned.report.accuracy = Some(judge(&pruned, quality, limit).map_err(in_model)?);
-            }
-            pruned
-        }
-    };
-    if args.dry_run {
-        pruned.model = None;
-    }
-    let failed = pruned.report.accuracy.as_ref().filter(|a| a.passed == Some(false)).map(broken);
-    if failed.is_some() {
-        // Nothing that is not good enough lies where a good model is looked for.
-        pruned.model = None;
-    }
-    let out = out.filter(|_| pruned.model.is_some());
-    pruned.report.timings_ms.insert("load".into(), loaded.as_secs_f64() * 1e3);
-    progress.stage("write");
-    write(args, out.as_deref(), &mut pruned, start)?;
-    drop(progress);
-    if !args.common.quiet {
-        super::print(&terminal::prune(&pruned.report, terminal::width()))?;
-        warn(&pruned.report);
-    }
-    failed.map_or(Ok(()), |why| Err(Error::Check(why).into()))
-}
-
-fn timed(
-    args: &PruneArgs,
-    model: &Model,
-    options: &Options,
-    target: LatencyTarget,
-    told: &dyn Fn(&str),
-) -> Result<Pruned, Error> {
-    let specs = input_specs(model);
-    let batch = inputs::fixed_batch(&specs).unwrap_or(1);
-    let threads = std::env::var("BT").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
-    let watch = args.latency.stopwatch(Conditions {
-        runtime: RuntimeOptions {
-            threads,
-            spinning: true,
-            choice: args.runtime.runtime.into(),
-            ort_lib: args.runtime.ort_lib.clone(),
-            ..RuntimeOptions::default()
-        },
-        feeds: vec![inputs::random(model, &specs, args.seed, batch, 224)?],
-        batch,
-        effort: Effort { warmup_s: 0.5, runs: None, min_time_s: 3.0 },
-        seed: args.seed,
-    })?;
-    reach(model, options, target, &watch, told)
-}
-
-/// What a search that found nothing ends with.
-fn nothing(args: &PruneArgs, accuracy: AccuracyReport) -> anyhow::Result<()> {
-    if !args.common.quiet {
-        super::print(&terminal::accuracy(&accuracy, terminal::width()))?;
-    }
-    let least = accuracy.trail.iter().map(|p| p.share).fold(0.0, f64::max);
-    let limit = accuracy.limit.unwrap_or_default();
-    Err(Error::Check(format!(
-        "{}: even with {:.0} % left {} drops by more than {limit} points; no file was written. Allow more with --max-drop, or give \
-         more data",
-        args.model().display(),
-        least * 100.0,
-        accuracy.metric
-    ))
-    .into())
-}
-
-/// One line for a broken limit.
-fn broken(a: &AccuracyReport) -> String {
-    format!(
-        "{} dropped by {:.2} points ({:.4} → {:.4}), more than the {} of --max-drop; no model was written",
-        a.metric,
-        a.drop,
-        a.original,
-        a.pruned,
-        a.limit.unwrap_or_default()
-    )
-}
-
-/// The model first, then plan and report; all of them or none.
-fn write(args: &PruneArgs, out: Option<&Path>, pruned: &mut Pruned, start: Instant) -> anyhow::Result<()> {
-    let _writing = Writing::begin();
-    let plan = json::to_string(&pruned.plan)?;
-    let plan = args.save_plan.as_ref().map(|p| Staged::new(p, plan)).transpose()?;
-    let fresh: Vec<PathBuf> = out.map(|o| [o.to_owned(), output::data_file(o)]).into_iter().flatten().collect();
-    let fresh: Vec<PathBuf> = fresh.into_iter().filter(|p| !p.exists()).collect();
-    if let (Some(out), Some(model)) = (out, &pruned.model) {
-        let begin = Instant::now();
-        let report = &mut pruned.report;
-        report.pruned.bytes =
-            onnx::save(model, out, &SaveOptions { external: args.external_data }).map_err(Error::from)?;
-        report.pruned.path = out.display().to_string();
-        report.timings_ms.insert("save".into(), begin.elapsed().as_secs_f64() * 1e3);
-    }
-    pruned.report.timings_ms.insert("total".into(), start.elapsed().as_secs_f64() * 1e3);
-    let rest = || {
-        let report = json::to_string(&pruned.report)?;
-        let report = args.report.as_ref().map(|p| Staged::new(p, report)).transpose()?;
-        plan.into_iter().chain(report).try_for_each(Staged::publish)
-    };
-    rest().inspect_err(|_| {
-        for file in &fresh {
-            // The error that is reported is the first one.
-            let _ = std::fs::remove_file(file);
-        }
-    })
-}
-
-fn warn(report: &PruneReport) {
-    if let Some(missed) = &report.missed {
-        eprintln!("warning: budget missed: {missed}");
-    }
 }

@@ -1,8 +1,9 @@
 //! Data that decides and repairs, data that measures, and what is measured.
 
 use super::data::DataArgs;
+use super::limits::GATE;
 use super::prune::in_file;
-use super::runtime::RuntimeArgs;
+use super::runtime::{DeviceArgs, RuntimeArgs};
 use clap::{Args, ValueHint};
 use onnx_prune::calibrate::Calibration;
 use onnx_prune::data::{DEFAULT_BATCH, DataOptions, Dataset};
@@ -11,7 +12,7 @@ use onnx_prune::evaluate::metric::{Metric, Where};
 use onnx_prune::evaluate::quality::{ByCommand, OnData, Quality};
 use onnx_prune::onnx::Model;
 use onnx_prune::prune::search::Minimise;
-use onnx_prune::runtime::{Runtime, choose};
+use onnx_prune::runtime::{Runtime, choose, choose_with};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub struct MetricArgs {
 pub struct QualityArgs {
     /// With a budget: fail (exit code 1, no model) when accuracy drops by more points. Without one: find the smallest model
     /// that does not
-    #[arg(long, value_name = "POINTS", allow_negative_numbers = true, help_heading = "Accuracy")]
+    #[arg(long, value_name = "POINTS", allow_negative_numbers = true, help_heading = GATE)]
     pub max_drop: Option<f64>,
     /// What the search without a budget makes small
     #[arg(long, value_enum, value_name = "WHAT", default_value_t, requires = "max_drop", help_heading = "Accuracy")]
@@ -71,11 +72,13 @@ pub struct Means {
 
 impl MetricArgs {
     /// Opens all data. With one source, what calibrates does not measure. `wanted`: accuracy is measured, whatever the flags.
+    /// `device`: where it is, if not on the processor.
     pub fn open(
         &self,
         wanted: bool,
         data: &DataArgs,
         runtime: &RuntimeArgs,
+        device: Option<&DeviceArgs>,
         path: &Path,
         model: &Model,
         seed: u64,
@@ -114,9 +117,11 @@ impl MetricArgs {
             let measure = measure.map(|p| open(p, &DataOptions { samples: None, ..options.clone() })).transpose()?;
             (open(&from, &DataOptions { samples: Some(most), ..options.clone() })?, measure)
         };
+        // Calibration runs small parts of the model, many times.
+        let measuring = device.map(|d| choose_with(&runtime.on(d))).transpose()?;
         let runtime = choose(runtime.runtime.into(), runtime.ort_lib.as_deref())?;
         let quality = match measure {
-            Some(data) => Some(self.on(model, data, runtime.clone(), seed)?),
+            Some(data) => Some(self.on(model, data, measuring.unwrap_or_else(|| runtime.clone()), seed)?),
             None => self.command(model)?,
         };
         let few = options.batch.is_none() && calibrate.batch_size() == DEFAULT_BATCH && calibrate.batches() < BATCHES;
@@ -126,6 +131,11 @@ impl MetricArgs {
         let batches = (0..calibrate.batches()).map(|k| calibrate.batch(k)).collect::<Result<Vec<_>, Error>>();
         let batches = batches.map_err(|e| in_file(e, &from))?;
         Ok(Means { calibration: Some(Arc::new(Calibration::new(batches, runtime).seeded(seed))), quality })
+    }
+
+    /// Whether a command measures.
+    pub fn by_command(&self) -> bool {
+        self.eval_command.is_some()
     }
 
     fn command(&self, model: &Model) -> anyhow::Result<Option<Quality>> {

@@ -1,7 +1,58 @@
-//! `--report FILE`: files in the format that the end of their name says.
+//! `--report FILE`: files in the format that the end of their name says; and how a result is printed.
 
 use super::output::{self, Staged};
+use clap::{Args, ValueEnum, ValueHint};
 use std::path::{Path, PathBuf};
+
+/// How the result of a command that knows limits comes out.
+#[derive(Debug, Args)]
+pub struct FormArgs {
+    /// Write the report to FILE.json, FILE.md or FILE.xml (JUnit: a test case for each limit) (repeatable)
+    #[arg(long, value_name = "FILE", value_parser = ReportFile::any, value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub report: Vec<ReportFile>,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table", help_heading = "Output")]
+    format: Format,
+    /// The same as --format json; nothing else goes to the standard output
+    #[arg(long, conflicts_with = "format", help_heading = "Output")]
+    json: bool,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tables
+    Table,
+    /// JSON with every detail
+    Json,
+    /// Markdown
+    Markdown,
+    /// JUnit XML, a test case for each limit
+    Junit,
+}
+
+impl FormArgs {
+    /// The form that is printed; `None` for tables.
+    pub fn printed(&self) -> Option<Form> {
+        match self.format {
+            _ if self.json => Some(Form::Json),
+            Format::Table => None,
+            Format::Json => Some(Form::Json),
+            Format::Markdown => Some(Form::Markdown),
+            Format::Junit => Some(Form::Junit),
+        }
+    }
+
+    /// Whether a form is written or printed.
+    pub fn has(&self, form: Form) -> bool {
+        self.printed() == Some(form) || self.report.iter().any(|r| r.form == form)
+    }
+
+    /// Whether something comes out that has room for every detail.
+    pub fn detailed(&self) -> bool {
+        self.printed().is_some() || !self.report.is_empty()
+    }
+}
 
 /// A form of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +90,8 @@ impl ReportFile {
             Some("json") => Some(Form::Json),
             Some("md" | "markdown") => Some(Form::Markdown),
             Some("xml") => Some(Form::Junit),
+            // `/dev/stdout` and the like have no end to tell by.
+            None if output::is_device(&path) => Some(Form::Json),
             _ => None,
         };
         match form.filter(|f| known.contains(f)) {

@@ -48,7 +48,7 @@ pub struct DeviceArgs {
 }
 
 fn device_help() -> String {
-    format!("What ONNX Runtime computes on: {DEVICES}")
+    format!("What ONNX Runtime measures on, accuracy and times; calibration stays on the processor: {DEVICES}")
 }
 
 impl RuntimeArgs {

@@ -181,7 +181,7 @@ impl Comparison {
 }
 
 /// One model with one batch on one number of threads.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct BenchRow {
     /// Index in [`BenchReport::models`].
     pub model: usize,
@@ -234,7 +234,7 @@ pub struct ModelProfile {
 }
 
 /// All that was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct BenchReport {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,

@@ -1,10 +1,12 @@
-//! Everything that must hold before a smaller model ships, in one verdict: `onnx-prune check`.
+//! Everything that must hold before a smaller model ships, in one verdict: `onnx-prune check`, and the limits of a pruning run.
 
+use super::baseline::Baseline;
 use super::bench::BenchReport;
-use super::diff::{Diff, ModelSide, Models};
+use super::diff::{self, Diff, ModelSide, Models};
 use super::gate::{self, Limit};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::report::AccuracyReport;
 use serde::Serialize;
 
 /// Version of the JSON schema.
@@ -25,6 +27,45 @@ impl SizeLimits {
     /// Whether there is one.
     pub fn any(&self) -> bool {
         self.macs.or(self.params).or(self.size).is_some()
+    }
+}
+
+/// What must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// On data.
+    pub accuracy: diff::Limits,
+    /// On measured times.
+    pub speed: Vec<Limit>,
+    /// On sizes.
+    pub size: SizeLimits,
+}
+
+impl Limits {
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        self.accuracy != diff::Limits::default() || !self.speed.is_empty() || self.size.any()
+    }
+}
+
+/// What is known of two models.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Their sizes.
+    pub models: Models,
+    /// The comparison on data, which judged its own limits.
+    pub accuracy: Option<Diff>,
+    /// The one figure that stands for accuracy where there is no comparison, as by a command of the user's.
+    pub figure: Option<AccuracyReport>,
+    /// The measured times.
+    pub latency: Option<BenchReport>,
+}
+
+impl Measured {
+    /// The sizes of both; nothing is measured yet.
+    pub fn sizes(original: &Model, pruned: &Model) -> Self {
+        let models = Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) };
+        Self { models, accuracy: None, figure: None, latency: None }
     }
 }
 
@@ -62,23 +103,40 @@ pub struct CheckReport {
     pub accuracy: Option<Diff>,
     /// The measured times, where a limit is about them.
     pub latency: Option<BenchReport>,
+    /// The accepted run that it was compared with, as it was given.
+    pub baseline: Option<String>,
+    /// Things the user should know.
+    pub notes: Vec<String>,
 }
 
-/// Judges two models by their sizes and by what was measured. `speed`: the limits on time that `latency` was measured for.
+/// Judges two models by their sizes and by what was measured.
 ///
 /// # Errors
 /// When a limit is about something that is not known.
-pub fn judge(
-    original: &Model,
-    pruned: &Model,
-    size: &SizeLimits,
-    accuracy: Option<Diff>,
-    latency: Option<BenchReport>,
-    speed: &[Limit],
-) -> Result<CheckReport> {
-    let models = Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) };
-    let mut gates = sizes(&models, size)?;
-    for g in accuracy.iter().flat_map(|d| &d.gates) {
+pub fn judge(measured: Measured, limits: &Limits, baseline: Option<&Baseline>) -> Result<CheckReport> {
+    let mut gates = gates(&measured, limits)?;
+    let mut notes: Vec<String> = measured.latency.iter().flat_map(gate::slower).collect();
+    if let Some(baseline) = baseline {
+        let (more, told) = baseline.judge(&measured)?;
+        gates.extend(more);
+        notes.extend(told);
+    }
+    Ok(CheckReport {
+        schema_version: CHECK_SCHEMA_VERSION,
+        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
+        models: measured.models,
+        passed: gates.iter().all(|g| g.passed),
+        gates,
+        accuracy: measured.accuracy,
+        latency: measured.latency,
+        baseline: baseline.map(|b| b.name().to_owned()),
+        notes,
+    })
+}
+
+fn gates(measured: &Measured, limits: &Limits) -> Result<Vec<Gate>> {
+    let mut gates = sizes(&measured.models, &limits.size)?;
+    for g in measured.accuracy.iter().flat_map(|d| &d.gates) {
         gates.push(Gate {
             name: g.name.into(),
             limit: g.limit,
@@ -88,19 +146,36 @@ pub fn judge(
             words: g.words.clone(),
         });
     }
-    for limit in speed {
-        let report = latency.as_ref().ok_or_else(|| Error::Internal("times were not measured".into()))?;
+    if measured.accuracy.is_none() {
+        gates.extend(measured.figure.as_ref().and_then(drop_gate));
+    }
+    for limit in &limits.speed {
+        let report = measured.latency.as_ref().ok_or_else(|| Error::Internal("times were not measured".into()))?;
         gates.extend(times(report, *limit));
     }
-    Ok(CheckReport {
-        schema_version: CHECK_SCHEMA_VERSION,
-        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
-        models,
-        passed: gates.iter().all(|g| g.passed),
-        gates,
-        accuracy,
-        latency,
-    })
+    Ok(gates)
+}
+
+/// The limit of the one figure.
+pub(crate) fn drop_gate(a: &AccuracyReport) -> Option<Gate> {
+    let limit = a.limit?;
+    let passed = a.passed == Some(true);
+    let relation = if passed { "within" } else { "more than" };
+    let least = a.trail.iter().map(|p| p.share).fold(0.0, f64::max);
+    let words = if !passed && !a.trail.is_empty() {
+        format!(
+            "even with {:.0} % left {} drops by more than --max-drop {limit} ({:.2} points): allow more, or give more data",
+            least * 100.0,
+            a.metric,
+            a.drop
+        )
+    } else {
+        format!(
+            "{} dropped by {:.2} points ({:.4} → {:.4}), {relation} --max-drop {limit}",
+            a.metric, a.drop, a.original, a.pruned
+        )
+    };
+    Some(Gate { name: "max-drop".into(), limit, value: a.drop, passed, inconclusive: false, words })
 }
 
 fn sizes(models: &Models, limits: &SizeLimits) -> Result<Vec<Gate>> {
@@ -150,3 +225,7 @@ impl CheckReport {
         if broken.is_empty() { Ok(()) } else { Err(Error::Check(broken.join("\n"))) }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

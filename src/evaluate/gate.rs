@@ -1,6 +1,6 @@
 //! Limits on how models compare.
 
-use super::bench::{BenchReport, Comparison, in_words};
+use super::bench::{BenchReport, Comparison, SAME, in_words};
 use serde::Serialize;
 
 /// A limit that every model after the first has to keep.
@@ -61,9 +61,32 @@ pub fn check(report: &BenchReport, limits: &[Limit]) -> Vec<GateOutcome> {
     compared.flat_map(|pair| limits.iter().map(move |limit| outcome(pair, limit))).collect()
 }
 
+/// A sentence for each model that is slower than the first one, by the whole interval.
+pub fn slower(report: &BenchReport) -> Vec<String> {
+    let compared = report.rows.iter().filter_map(|row| Some((row, row.comparison.as_ref()?)));
+    let slower = compared.filter(|(_, c)| c.low > 1.0).map(|(row, c)| {
+        let name = |i: usize| report.models.get(i).map_or("", |m| m.path.as_str());
+        let little =
+            if c.ratio > 1.0 + SAME { "" } else { ", though by no more than two loads of one file may differ" };
+        format!(
+            "{} is SLOWER than {} here: {:.3} of its time, 95 % within {:.3} to {:.3}{little} (batch {}, {}, {} on {})",
+            name(row.model),
+            name(0),
+            c.ratio,
+            c.low,
+            c.high,
+            row.batch,
+            in_words(row.threads),
+            report.runtime,
+            report.device
+        )
+    });
+    slower.collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::bench::Verdict;
+    use super::super::bench::{BenchRow, Verdict};
     use super::*;
 
     #[test]
@@ -82,5 +105,26 @@ mod tests {
         assert_eq!(of(Limit::MinSpeedup(1.3)), (false, true));
         assert_eq!(of(Limit::MinSpeedup(1.4)), (false, false));
         assert!(Limit::MinSpeedup(1.4).hold(&c).2.contains("1.250 [1.111, 1.333]"));
+    }
+
+    #[test]
+    fn only_a_whole_interval_above_one_is_slower() {
+        let report = |ratio: f64, low: f64, high: f64| {
+            let comparison = Some(Comparison { ratio, low, high, verdict: Verdict::NoDifference });
+            let model = |path: &str| super::super::bench::BenchModel { path: path.into(), bytes: 1 };
+            BenchReport {
+                models: vec![model("a.onnx"), model("b.onnx")],
+                rows: vec![
+                    BenchRow { model: 0, ..BenchRow::default() },
+                    BenchRow { model: 1, comparison, ..BenchRow::default() },
+                ],
+                ..BenchReport::default()
+            }
+        };
+        assert!(slower(&report(0.9, 0.8, 0.99)).is_empty() && slower(&report(1.2, 1.0, 1.4)).is_empty());
+        let words = slower(&report(1.2, 1.01, 1.4));
+        assert!(words.len() == 1 && words[0].starts_with("b.onnx is SLOWER than a.onnx here: 1.200"), "{words:?}");
+        assert!(!words[0].contains("though"), "{words:?}");
+        assert!(slower(&report(1.01, 1.001, 1.03))[0].contains("though"));
     }
 }

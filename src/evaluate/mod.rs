@@ -1,6 +1,7 @@
 //! How good a model is on data, how far a pruned one is from the original, and how long both take.
 
 pub mod advice;
+pub mod baseline;
 pub mod bench;
 pub mod check;
 pub mod diff;

@@ -1,5 +1,6 @@
 //! The figure that a model reaches: on data with a [`Metric`], or as a command of the user's tells it.
 
+use super::diff;
 use super::metric::{Metric, Tally, Where};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -76,6 +77,7 @@ pub struct OnData {
     /// Its outputs, per batch; fewer than there are batches when they are too large to keep.
     outputs: Vec<Feed>,
     score: f64,
+    share: f64,
 }
 
 impl OnData {
@@ -98,8 +100,16 @@ impl OnData {
                 data.path().display()
             )));
         }
-        let mut on =
-            OnData { data, runtime, metric, place, original: original.clone(), outputs: Vec::new(), score: 0.0 };
+        let mut on = OnData {
+            data,
+            runtime,
+            metric,
+            place,
+            original: original.clone(),
+            outputs: Vec::new(),
+            score: 0.0,
+            share: 1.0,
+        };
         let mut session = on.runtime.load(&on.original)?;
         let mut tally = Tally::new(on.metric, on.place.clone());
         let (mut bytes, mut all) = (0, true);
@@ -116,6 +126,7 @@ impl OnData {
             return Err(Error::Usage(format!("{}: {why}", on.data.path().display())));
         }
         on.score = tally.score();
+        on.share = session.placement().map_or(1.0, |p| p.share());
         if !on.score.is_finite() {
             return Err(Error::Usage(format!(
                 "{}: the original's {metric} is {}; its outputs are no finite numbers on {}",
@@ -130,6 +141,28 @@ impl OnData {
     /// The metric in use.
     pub fn metric(&self) -> Metric {
         self.metric
+    }
+
+    /// The share of the original's nodes that run on a device other than the processor, where one was asked for.
+    pub fn device_share(&self) -> f64 {
+        if self.runtime.name() == "tract" { 0.0 } else { self.share }
+    }
+
+    /// Everything that can be said about a pruned model on the same samples, with this metric as the primary one. `more`: metrics
+    /// beside those that are always there.
+    ///
+    /// # Errors
+    /// As [`diff::compare`].
+    pub fn compare(
+        &self,
+        pruned: &Model,
+        more: &[Metric],
+        limits: &diff::Limits,
+        stage: &dyn Fn(&str),
+    ) -> Result<diff::Diff> {
+        let metrics = std::iter::once(self.metric).chain(more.iter().copied()).collect();
+        let options = diff::Options { metrics, place: self.place.clone(), layer_samples: 0, limits: *limits };
+        diff::compare(&self.original, pruned, &self.data, &*self.runtime, &options, stage)
     }
 
     fn labels(&self, batch: usize) -> Option<&[i64]> {

@@ -11,6 +11,7 @@ mod error;
 mod external;
 mod load;
 mod save;
+mod saved;
 mod select;
 mod stream;
 pub mod tensor;
@@ -35,6 +36,7 @@ pub use error::OnnxError;
 pub(crate) use load::map;
 pub use load::{from_bytes, load};
 pub use save::{SaveOptions, save};
+pub use saved::{Saved, saved};
 
 /// An ONNX model in memory.
 #[derive(Clone)]

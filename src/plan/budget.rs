@@ -7,7 +7,7 @@
 use super::cost::{Measure, Meter};
 use super::rounding::{bracket, nearest};
 use super::units::{UnitPlan, key};
-use super::{Budget, Scope};
+use super::{Budget, Costs, Scope};
 use crate::channels::Channels;
 
 /// A target counts as missed when it is off by more than this share of the original.
@@ -44,8 +44,8 @@ impl Outcome {
 }
 
 /// Finds the levels that come nearest to the budget.
-pub(super) fn search(ch: &Channels, units: &[UnitPlan], budget: &Budget, scope: Scope) -> Outcome {
-    let measure = Measure::of(ch, budget, None);
+pub(super) fn search(ch: &Channels, units: &[UnitPlan], budget: &Budget, costs: Costs, scope: Scope) -> Outcome {
+    let measure = Measure::of(ch, budget, costs);
     let before = Meter::new(&measure).total();
     let search = Search::new(units, &measure, before);
     let (target, found) = match *budget {

@@ -192,14 +192,12 @@ pub struct Reached {
 ///
 /// # Errors
 /// [`Error::Usage`] when budget, limits and scores contradict each other or the model.
-pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) -> Result<Decision> {
+pub fn decide(ch: &Channels, scores: &Scores, budget: &Budget, costs: Costs, limits: &Limits) -> Result<Decision> {
     budget.check()?;
-    if matches!(budget, Budget::TargetLatency(_)) {
-        return Err(Error::Internal("latency is spent by error curves, not by one cut through all scores".into()));
-    }
+    check_costs(ch, budget, costs)?;
     limits.check()?;
     let units = units::build(ch, scores, limits)?;
-    let outcome = budget::search(ch, &units, budget, limits.scope);
+    let outcome = budget::search(ch, &units, budget, costs, limits.scope);
     finish(ch, &units, outcome, budget, limits)
 }
 

@@ -233,9 +233,9 @@ fn random_models() {
             2 => Budget::TargetMacs(x),
             _ => Budget::TargetParams(x),
         };
-        let d = decide(&ch, &scores, &budget, &limits).unwrap();
+        let d = decide(&ch, &scores, &budget, None, &limits).unwrap();
         check_limits(&ch, &scores, &limits, &d);
-        let again = decide(&ch, &scores, &budget, &limits).unwrap();
+        let again = decide(&ch, &scores, &budget, None, &limits).unwrap();
         assert_eq!((&d.removed, &d.reasons), (&again.removed, &again.reasons));
         assert_eq!(d.reached.macs_after, macs(&ch, &counts(&d)));
         if round % 4 == 1 {
@@ -263,7 +263,7 @@ fn nothing_asked_nothing_removed() {
         let (ch, scores) = random(&mut rng);
         for budget in [Budget::Ratio(0.0), Budget::TargetMacs(1.0), Budget::TargetParams(1.0), Budget::Threshold(-1.0)]
         {
-            let d = decide(&ch, &scores, &budget, &Limits::default()).unwrap();
+            let d = decide(&ch, &scores, &budget, None, &Limits::default()).unwrap();
             assert_eq!(d.reached.channels_removed, 0);
         }
     }
@@ -273,12 +273,12 @@ fn nothing_asked_nothing_removed() {
 fn global_takes_the_lowest_and_local_the_same_share() {
     let ch = chain(&[10, 10]);
     let scores = vec![(0..10).map(f64::from).collect(), (0..10).map(|i| f64::from(i) + 6.5).collect(), vec![9e9]];
-    let d = decide(&ch, &scores, &Budget::Ratio(8.0 / 21.0), &Limits::default()).unwrap();
+    let d = decide(&ch, &scores, &Budget::Ratio(8.0 / 21.0), None, &Limits::default()).unwrap();
     assert_eq!(d.removed, [(0..7).collect(), vec![0], vec![]]);
     let local = Limits { scope: Scope::Local, ..Limits::default() };
-    let d = decide(&ch, &scores, &Budget::Ratio(0.4), &local).unwrap();
+    let d = decide(&ch, &scores, &Budget::Ratio(0.4), None, &local).unwrap();
     assert_eq!(counts(&d), [4, 4, 0]);
-    let d = decide(&ch, &scores, &Budget::Threshold(2.0), &local).unwrap();
+    let d = decide(&ch, &scores, &Budget::Threshold(2.0), None, &local).unwrap();
     assert_eq!(d.removed[0], [0, 1, 2]);
     assert_eq!((counts(&d), d.reached.value), (vec![3, 0, 0], 2.0));
 }
@@ -303,7 +303,7 @@ fn a_wide_model_is_fast() {
     for scope in [Scope::Global, Scope::Local] {
         for budget in [Budget::TargetMacs(0.5), Budget::Ratio(0.3)] {
             let start = std::time::Instant::now();
-            let d = decide(&ch, &scores, &budget, &Limits { scope, ..Limits::default() }).unwrap();
+            let d = decide(&ch, &scores, &budget, None, &Limits { scope, ..Limits::default() }).unwrap();
             let time = start.elapsed();
             eprintln!("{scope:?} {budget}: {time:?}");
             assert!(cfg!(debug_assertions) || time.as_millis() < 500, "{time:?}"); // 20 ms on an idle machine
@@ -317,7 +317,7 @@ fn fixed_and_excluded_groups_stand_aside() {
     let ch = chain(&[64, 64, 64]);
     let scores: Vec<Vec<f64>> = ch.groups.iter().map(|g| (0..g.channels.len()).map(|c| c as f64).collect()).collect();
     let limits = Limits { exclude: vec![0], layer_ratio: vec![(1, 0.55)], ..Limits::default() };
-    let d = decide(&ch, &scores, &Budget::Threshold(19.0), &limits).unwrap();
+    let d = decide(&ch, &scores, &Budget::Threshold(19.0), None, &limits).unwrap();
     assert_eq!(counts(&d), [0, 32, 16, 0]); // 35.2 → 32; 20 is midway between 16 and 24, the tie keeps more
 }
 
@@ -325,8 +325,9 @@ fn fixed_and_excluded_groups_stand_aside() {
 fn what_cannot_be_reached_is_said() {
     let ch = chain(&[64, 64]);
     let scores = vec![vec![1.0; 64], vec![1.0; 64], vec![1.0]];
-    let missed =
-        |budget, limits: Limits| decide(&ch, &scores, &budget, &limits).unwrap().reached.missed.unwrap_or_default();
+    let missed = |budget, limits: Limits| {
+        decide(&ch, &scores, &budget, None, &limits).unwrap().reached.missed.unwrap_or_default()
+    };
     let half = || Limits { max_layer_ratio: 0.5, ..Limits::default() };
     assert_eq!(missed(Budget::TargetMacs(0.4), Limits::default()), "");
     let text = missed(Budget::TargetMacs(0.01), half());
@@ -340,13 +341,13 @@ fn what_cannot_be_reached_is_said() {
     assert_eq!(missed(Budget::TargetMacs(0.001), free()), "");
     let mut pinned = ch.clone();
     pinned.macs.push(MacTerm { node: NodeId(99), cost: Cost { constant: macs(&ch, &[]), axes: vec![] } });
-    let text = decide(&pinned, &scores, &Budget::TargetMacs(0.3), &free()).unwrap().reached.missed.unwrap();
+    let text = decide(&pinned, &scores, &Budget::TargetMacs(0.3), None, &free()).unwrap().reached.missed.unwrap();
     assert!(text.contains("what is pinned: one channel left in every group would give 0.5"), "{text}");
     let text = missed(Budget::TargetMacs(0.9), Limits { layer_ratio: vec![(0, 0.9)], ..Limits::default() });
     assert!(text.contains("ratio of their own, which already remove more"), "{text}");
     let text = missed(Budget::Ratio(0.8), Limits { exclude: vec![1], ..Limits::default() });
     assert!(text.contains("1 group excluded"), "{text}");
-    let empty = decide(&Channels::default(), &[], &Budget::Ratio(0.5), &Limits::default()).unwrap();
+    let empty = decide(&Channels::default(), &[], &Budget::Ratio(0.5), None, &Limits::default()).unwrap();
     assert!(empty.removed.is_empty() && empty.reached.missed.unwrap().contains("nothing is prunable"));
 }
 
@@ -354,7 +355,7 @@ fn what_cannot_be_reached_is_said() {
 fn nonsense_is_refused() {
     let ch = chain(&[8]);
     let scores = vec![vec![1.0; 8], vec![1.0]];
-    let refused = |scores: &Scores, budget, limits: &Limits| match decide(&ch, scores, &budget, limits) {
+    let refused = |scores: &Scores, budget, limits: &Limits| match decide(&ch, scores, &budget, None, limits) {
         Err(Error::Usage(text)) => text,
         other => panic!("{other:?}"),
     };
@@ -375,7 +376,7 @@ fn nonsense_is_refused() {
         &Limits { exclude: vec![0], layer_ratio: vec![(0, 0.2)], ..Limits::default() },
     );
     assert!(refused(&[vec![f64::NAN; 8], vec![1.0]], Budget::Ratio(0.1), &usual).contains("conv0"));
-    assert!(matches!(decide(&ch, &[], &Budget::Ratio(0.1), &usual), Err(Error::Internal(_))));
+    assert!(matches!(decide(&ch, &[], &Budget::Ratio(0.1), None, &usual), Err(Error::Internal(_))));
 }
 
 #[test]

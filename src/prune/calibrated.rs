@@ -254,11 +254,6 @@ fn lines(points: &[(usize, f64)], bundles: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Curves for all units where no data can tell.
-pub(super) fn guesses(ch: &Channels, scores: &Scores) -> Vec<Vec<f64>> {
-    ch.units.iter().map(|unit| guess(unit, scores)).collect()
-}
-
 /// A curve from squared scores: all of a unit's channels together are worth the whole output.
 fn guess(unit: &Unit, scores: &Scores) -> Vec<f64> {
     let score = |&(g, c): &Key| scores.values.get(g).and_then(|s| s.get(c)).copied().unwrap_or(0.0);

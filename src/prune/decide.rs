@@ -86,18 +86,11 @@ pub(super) fn decide(
     let mut last = None;
     let times = times(t, o, &limits, clock, progress)?;
     // A threshold is a statement about the scores of the model as it is.
-    let steps = if matches!(o.budget, Budget::Threshold(_) | Budget::TargetLatency(_)) { 1 } else { o.steps };
+    let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
     for k in 1..=steps {
         let scores = clock.time("score", || rescore(graph, ch, o, seen, &spec, &fallback, &gone))?;
         let budget = partial(o.budget, k, steps);
-        let decision = clock.time("plan", || match &times {
-            // Error per millisecond: scores alone know no price.
-            Some(times) => {
-                let curves = calibrated::guesses(ch, &scores);
-                plan::allocate(ch, &scores.values, &curves, &budget, Some(times), &limits)
-            }
-            None => plan::decide(ch, &scores.values, &budget, &limits),
-        })?;
+        let decision = clock.time("plan", || plan::decide(ch, &scores.values, &budget, times.as_ref(), &limits))?;
         gone.clone_from(&decision.removed);
         last = Some((decision, scores));
     }

@@ -102,6 +102,12 @@ pub(super) fn new_report(
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
         accuracy: None,
         latency_target: None,
+        models: None,
+        gates: Vec::new(),
+        passed: None,
+        baseline: None,
+        comparison: None,
+        latency: None,
         timings_ms: BTreeMap::new(),
     }
 }

@@ -4,13 +4,13 @@
 use super::layer_table::table;
 use super::{Options, Pruned, Traced, prune};
 use crate::error::{Error, Result};
-use crate::evaluate::bench::{Comparison, Effort, SystemClock, Verdict, measure};
+use crate::evaluate::bench::{BenchReport, Comparison, Effort, SAME, SystemClock, Verdict, measure};
 use crate::evaluate::layer_times::{LayerTimer, QUANTILE};
 use crate::evaluate::stats;
 use crate::onnx::Model;
 use crate::plan::{Budget, Times};
 use crate::recover::Recover;
-use crate::report::{LatencyProbe, LatencyReport};
+use crate::report::{LatencyProbe, LatencyReport, PruneReport};
 use crate::runtime::Runtime;
 use crate::runtime::walk::Feed;
 use std::fmt;
@@ -87,16 +87,21 @@ const CLOSE: f64 = 0.015;
 const TRIES: usize = 6;
 
 impl Stopwatch {
-    /// Milliseconds of each model, run in turn, and how the last compares with the first.
-    fn time(&self, models: &[&Model], effort: &Effort) -> Result<(Vec<Vec<f64>>, Option<Comparison>)> {
+    /// Milliseconds of each model, run in turn.
+    fn time(&self, models: &[&Model], effort: &Effort) -> Result<Vec<Vec<f64>>> {
         let load = |m: &&Model| Ok((m.path.display().to_string(), self.runtime.load(m)?));
         let mut sessions = models.iter().map(load).collect::<Result<Vec<_>>>()?;
         let rounds = measure(&mut sessions, &self.feeds, effort, &mut SystemClock::default())?;
-        let compared = match rounds.ms.as_slice() {
-            [first, .., last] => Comparison::of(last, first, self.seed),
-            _ => None,
-        };
-        Ok((rounds.ms, compared))
+        Ok(rounds.ms)
+    }
+
+    /// What stays of the original's time when nothing disturbs either model.
+    fn ratio(&self, original: &Model, pruned: &Model, effort: &Effort) -> Result<f64> {
+        let ms = self.time(&[original, pruned], effort)?;
+        match ms.as_slice() {
+            [a, b] => Ok(stats::quantile(b, QUANTILE) / stats::quantile(a, QUANTILE)),
+            _ => Err(Error::Internal("nothing was measured".into())),
+        }
     }
 
     /// The times of the layers of a model whose units may lose these numbers of bundles.
@@ -111,7 +116,7 @@ impl Stopwatch {
 ///
 /// The first aim is the target itself, in the time that the layers take one by one; measured, a model takes a little more or
 /// less, and the aim moves by as much, until the two agree to [`CLOSE`] or nothing better is found. Only then is the result
-/// repaired and verified, and measured once more.
+/// repaired and verified; [`PruneReport::settle_latency`] then takes the measurement of the finished model.
 ///
 /// # Errors
 /// As [`prune`], and when a model cannot be measured.
@@ -125,7 +130,7 @@ pub fn reach(
     progress("time of the original");
     let quick =
         Effort { warmup_s: watch.effort.warmup_s / 2.0, min_time_s: watch.effort.min_time_s / 3.0, ..watch.effort };
-    let (ms, _) = watch.time(&[model], &quick)?;
+    let ms = watch.time(&[model], &quick)?;
     let ms = ms.first().map(Vec::as_slice).unwrap_or_default();
     let original = stats::median(ms);
     if !(original > 0.0 && original.is_finite()) {
@@ -168,17 +173,9 @@ pub fn reach(
         }
         seen.push(kept);
         told("measure");
-        let (_, compared) = watch.time(&[model, smaller], &quick)?;
-        let c = compared.ok_or_else(|| Error::Internal("nothing was measured".into()))?;
+        let ratio = watch.ratio(model, smaller, &quick)?;
         let predicted = pruned.report.ratio_reached;
-        trail.push(LatencyProbe {
-            aim,
-            predicted,
-            ratio: c.ratio,
-            low: c.low,
-            high: c.high,
-            macs: pruned.report.pruned.macs,
-        });
+        trail.push(LatencyProbe { aim, predicted, ratio, macs: pruned.report.pruned.macs });
         let Some(next) = corrected(&trail, share) else { break };
         aim = next;
     }
@@ -213,32 +210,50 @@ pub fn reach(
     drop(timer);
     let r = &mut pruned.report;
     r.budget = format!("target-latency {target}");
-    if let Some(smaller) = &pruned.model {
-        progress("measure");
-        let (ms, compared) = watch.time(&[model, smaller], &watch.effort)?;
-        let c = compared.ok_or_else(|| Error::Internal("nothing was measured".into()))?;
-        (report.ratio, report.low, report.high) = (c.ratio, c.low, c.high);
-        report.original_ms = ms.first().map_or(original, |ms| stats::median(ms));
-        report.pruned_ms = ms.last().map_or(f64::NAN, |ms| stats::median(ms));
-        report.slower = c.verdict == Verdict::Slower;
-        report.reached = (c.ratio / share - 1.0).abs() <= TOLERANCE;
-    } else if let Some(best) = report.trail.iter().find(|p| p.aim == aim) {
-        // A dry run: what was measured before the repair.
-        (report.ratio, report.low, report.high) = (best.ratio, best.low, best.high);
-        report.pruned_ms = best.ratio * original;
-        report.slower = best.low > 1.0;
-        report.reached = (best.ratio / share - 1.0).abs() <= TOLERANCE;
+    // Measured before the repair, which adds no work worth mentioning; until the result itself is measured.
+    if let Some(&LatencyProbe { ratio, .. }) = report.trail.iter().find(|p| p.aim == aim) {
+        let verdict = if ratio > 1.0 + SAME { Verdict::Slower } else { Verdict::NoDifference };
+        report.settle(Comparison { ratio, low: ratio, high: ratio, verdict }, original, ratio * original);
     }
-    (r.ratio_requested, r.ratio_reached) = (share, report.ratio);
-    r.missed = (!report.reached).then(|| missed(&report, r.missed.as_deref()));
+    r.ratio_requested = share;
     r.latency_target = Some(report);
+    r.say_latency();
     Ok(pruned)
 }
+
+impl LatencyReport {
+    fn settle(&mut self, c: Comparison, original_ms: f64, pruned_ms: f64) {
+        (self.ratio, self.low, self.high) = (c.ratio, c.low, c.high);
+        (self.original_ms, self.pruned_ms) = (original_ms, pruned_ms);
+        self.slower = c.verdict == Verdict::Slower;
+        self.reached = (c.ratio / self.target_ratio - 1.0).abs() <= TOLERANCE;
+    }
+}
+
+impl PruneReport {
+    /// What a measurement of the finished model, beside the original, says of the latency that was asked for, if one was.
+    pub fn settle_latency(&mut self, times: &BenchReport) {
+        let Some(target) = &mut self.latency_target else { return };
+        let median = |model: usize| times.rows.iter().find(|r| r.model == model).map_or(f64::NAN, |r| r.median_ms);
+        let Some(c) = times.rows.iter().find_map(|r| r.comparison) else { return };
+        target.settle(c, median(0), median(1));
+        self.say_latency();
+    }
+
+    fn say_latency(&mut self) {
+        let Some(target) = &self.latency_target else { return };
+        self.ratio_reached = target.ratio;
+        self.missed = (!target.reached).then(|| missed(target, self.missed.as_deref()));
+    }
+}
+
+/// Comes before a reason in words.
+const HELD: &str = "held back by ";
 
 /// In words.
 fn missed(r: &LatencyReport, held: Option<&str>) -> String {
     let side = if r.ratio > r.target_ratio { "more" } else { "less" };
-    let held = held.and_then(|h| h.split_once("held back by ")).map(|(_, why)| format!("; held back by {why}"));
+    let held = held.and_then(|h| h.split_once(HELD)).map(|(_, why)| format!("; {HELD}{why}"));
     format!(
         "target-latency {}: measured {:.3} of the original's time [{:.3}, {:.3}], {side} than {:.3}{}",
         r.target,
@@ -275,7 +290,7 @@ mod tests {
     use super::*;
 
     fn probe(aim: f64, ratio: f64) -> LatencyProbe {
-        LatencyProbe { aim, predicted: aim, ratio, low: ratio, high: ratio, macs: 0 }
+        LatencyProbe { aim, predicted: aim, ratio, macs: 0 }
     }
 
     #[test]

@@ -72,6 +72,8 @@ struct Search<'a> {
     best: Option<(Tried, Pruned, AccuracyReport)>,
     /// The largest share that failed.
     failed: Option<Tried>,
+    /// The failed try with the largest share, without its model.
+    nearest: Option<Pruned>,
     /// No smaller model can be had.
     floor: bool,
 }
@@ -102,6 +104,9 @@ impl Search<'_> {
             self.floor = pruned.report.missed.take().is_some();
             self.best = Some((tried, pruned, accuracy));
         } else {
+            if self.failed.as_ref().is_none_or(|f| f.share < share) {
+                self.nearest = Some(Pruned { model: None, ..pruned });
+            }
             self.failed = Some(tried);
         }
         Ok(passed)
@@ -134,8 +139,8 @@ impl Search<'_> {
     }
 }
 
-/// Finds the smallest model whose figure drops by at most `limit` points. `None` when even the least removal drops further; the
-/// report has the trail all the same.
+/// Finds the smallest model whose figure drops by at most `limit` points. When even the least removal drops further, the result
+/// has no model, and its report is that of the last try. `accuracy` in the report has the trail either way.
 ///
 /// Brackets the share that stays, then narrows it down to a hundredth. Statistics of the data are taken once.
 ///
@@ -148,24 +153,34 @@ pub fn smallest(
     limit: f64,
     by: Minimise,
     progress: &dyn Fn(&str),
-) -> Result<(Option<Pruned>, AccuracyReport)> {
+) -> Result<Pruned> {
     if !(limit.is_finite() && limit >= 0.0) {
         return Err(Error::Usage(format!("--max-drop must be a number of points of at least 0, not {limit}")));
     }
     let options = Options { dry_run: false, plan: None, ..options.clone() };
-    let mut search =
-        Search { model, options, quality, limit, by, trail: Vec::new(), best: None, failed: None, floor: false };
+    let mut search = Search {
+        model,
+        options,
+        quality,
+        limit,
+        by,
+        trail: Vec::new(),
+        best: None,
+        failed: None,
+        nearest: None,
+        floor: false,
+    };
     search.run(progress)?;
-    let trail = search.trail;
-    Ok(match search.best {
-        Some((tried, mut pruned, accuracy)) => {
-            let what = if by == Minimise::Macs { "MACs" } else { "parameters" };
-            pruned.report.budget =
-                format!("fewest {what} within {limit} points of {}: target {}", quality.name(), tried.share);
-            (Some(pruned), AccuracyReport { trail, ..accuracy })
+    let (trail, what) = (search.trail, if by == Minimise::Macs { "MACs" } else { "parameters" });
+    let wanted = format!("fewest {what} within {limit} points of {}", quality.name());
+    let (mut pruned, accuracy) = match (search.best, search.nearest) {
+        (Some((tried, mut pruned, accuracy)), _) => {
+            pruned.report.budget = format!("{wanted}: target {}", tried.share);
+            (pruned, accuracy)
         }
-        None => {
+        (None, Some(mut pruned)) => {
             let last = trail.last();
+            pruned.report.budget = format!("{wanted}: none was found");
             let accuracy = AccuracyReport {
                 metric: quality.name(),
                 samples: quality.samples(),
@@ -174,9 +189,12 @@ pub fn smallest(
                 drop: last.map_or(f64::NAN, |p| p.drop),
                 limit: Some(limit),
                 passed: Some(false),
-                trail,
+                trail: Vec::new(),
             };
-            (None, accuracy)
+            (pruned, accuracy)
         }
-    })
+        (None, None) => return Err(Error::Internal("the search tried nothing".into())),
+    };
+    pruned.report.accuracy = Some(AccuracyReport { trail, ..accuracy });
+    Ok(pruned)
 }

@@ -40,7 +40,7 @@ fn capital(text: &str) -> String {
 }
 
 /// Names may hold what Markdown takes for its own.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -11,6 +11,7 @@ pub mod dot;
 pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
+pub mod prune_text;
 pub mod runtimes_terminal;
 pub mod sensitivity_plot;
 pub mod sensitivity_text;
@@ -20,6 +21,9 @@ pub mod text;
 pub mod why_terminal;
 
 use crate::channels::Pin;
+use crate::evaluate::bench::BenchReport;
+use crate::evaluate::check::{CheckReport, Gate, drop_gate};
+use crate::evaluate::diff::{Diff, Models};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -179,12 +183,8 @@ pub struct LatencyProbe {
     pub aim: f64,
     /// The share that the decision comes to in this way.
     pub predicted: f64,
-    /// The share that was measured.
+    /// The share that was measured: the ratio of the lower quartiles, which a busy machine disturbs the least.
     pub ratio: f64,
-    /// Lower end of its 95 % interval.
-    pub low: f64,
-    /// Upper end of its 95 % interval.
-    pub high: f64,
     /// Multiply-accumulates of the result.
     pub macs: u64,
 }
@@ -232,6 +232,44 @@ pub struct PruneReport {
     /// The measured time, where it was the budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_target: Option<LatencyReport>,
+    /// Both files with their hashes, where the run was held to limits; of the pruned one, as it was or would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Models>,
+    /// What had to hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+    /// All limits are kept; absent without limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passed: Option<bool>,
+    /// The accepted run that it was compared with, as it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<String>,
+    /// The whole comparison on the samples that measured, where accuracy was measured on data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Diff>,
+    /// The measured times of the original and the pruned model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<BenchReport>,
     /// Milliseconds per stage, in order of name.
     pub timings_ms: BTreeMap<String, f64>,
+}
+
+impl PruneReport {
+    /// Takes over what came of limits, and what it rests on. Without a limit nothing has passed.
+    pub fn held(&mut self, check: CheckReport) {
+        let any = !check.gates.is_empty();
+        self.models = Some(check.models).filter(|_| any);
+        self.passed = any.then_some(check.passed);
+        self.gates = check.gates;
+        self.baseline = check.baseline;
+        self.comparison = check.accuracy;
+        self.latency = check.latency;
+        self.notes.extend(check.notes);
+    }
+
+    /// There is nothing that keeps the limit on accuracy.
+    pub fn nothing_held(&mut self) {
+        self.gates = self.accuracy.iter().filter_map(drop_gate).collect();
+        self.passed = Some(false);
+    }
 }

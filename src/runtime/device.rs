@@ -1,5 +1,6 @@
 //! What a model runs on: the processor, or one of ONNX Runtime's execution providers.
 
+use crate::plan::Hardware;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -40,6 +41,14 @@ impl Device {
             Self::OpenVino(_) => "openvino",
             Self::CoreMl => "coreml",
             Self::DirectMl(_) => "directml",
+        }
+    }
+
+    /// What channel counts should suit.
+    pub fn hardware(&self) -> Hardware {
+        match self {
+            Self::Cpu | Self::CoreMl | Self::OpenVino(_) => Hardware::Cpu,
+            Self::Cuda(_) | Self::TensorRt(_) | Self::DirectMl(_) => Hardware::Gpu,
         }
     }
 

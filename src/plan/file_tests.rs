@@ -25,7 +25,7 @@ fn round_trips() {
     for _ in 0..200 {
         let (ch, scores) = random(&mut rng);
         let limits = Limits { max_layer_ratio: 1.0, ..Limits::default() };
-        let d = decide(&ch, &scores, &Budget::Ratio(rng.random_range(0.0..1.0)), &limits).unwrap();
+        let d = decide(&ch, &scores, &Budget::Ratio(rng.random_range(0.0..1.0)), None, &limits).unwrap();
         let file = to_file(&ch, &d.removed, "ab", "none", "ratio");
         let path = folder.path().join("plan.json");
         save(&path, &file).unwrap();

@@ -195,7 +195,7 @@ fn exhaustive(ch: &Channels, scores: &Scores, budget: &Budget, limits: &Limits) 
             Budget::Ratio(r) => (gone.iter().sum::<usize>() as f64 / total as f64 - r).abs(),
             Budget::TargetMacs(s) => (macs(ch, &gone) / macs(ch, &[]) - s).abs(),
             Budget::TargetParams(s) => (params(ch, &gone) / params(ch, &[]) - s).abs(),
-            Budget::Threshold(_) => 0.0,
+            Budget::Threshold(_) | Budget::TargetLatency(_) => 0.0,
         });
         let Some(u) = (0..units.len()).find(|&u| at[u] + 1 < choices(&units[u]).end) else { return Some(least) };
         at[u] += 1;
@@ -281,6 +281,58 @@ fn global_takes_the_lowest_and_local_the_same_share() {
     let d = decide(&ch, &scores, &Budget::Threshold(2.0), None, &local).unwrap();
     assert_eq!(d.removed[0], [0, 1, 2]);
     assert_eq!((counts(&d), d.reached.value), (vec![3, 0, 0], 2.0));
+}
+
+/// Layers whose times are their multiply-accumulates.
+fn times_like_macs(ch: &Channels) -> Times {
+    let layer = |m: &MacTerm| {
+        let lens: Vec<Vec<usize>> = m.cost.axes.iter().map(|a| (0..=ch.axes[a.0 as usize].len).collect()).collect();
+        let mut ms = vec![m.cost.constant];
+        for axis in &lens {
+            ms = ms.iter().flat_map(|t| axis.iter().map(move |&n| t * n as f64)).collect();
+        }
+        LayerTime { axes: m.cost.axes.clone(), lens, ms }
+    };
+    Times { layers: ch.macs.iter().map(layer).collect(), rest_ms: 0.0 }
+}
+
+#[test]
+fn latency_is_spent_as_macs_are_where_it_is_the_same() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let mut moved = 0;
+    for _ in 0..40 {
+        let (ch, scores) = random(&mut rng);
+        let limits = random_limits(&mut rng, &ch);
+        let x: f64 = rng.random_range(0.2..0.9);
+        let mut times = times_like_macs(&ch);
+        let by_macs = decide(&ch, &scores, &Budget::TargetMacs(x), None, &limits).unwrap();
+        let by_time = decide(&ch, &scores, &Budget::TargetLatency(x), Some(&times), &limits).unwrap();
+        assert_eq!(by_time.removed, by_macs.removed);
+        assert!((by_time.reached.value - by_macs.reached.value).abs() < 1e-9);
+        // A part that never shrinks leaves less to be had.
+        times.rest_ms = by_macs.reached.macs_before;
+        let slow = decide(&ch, &scores, &Budget::TargetLatency(x), Some(&times), &limits).unwrap();
+        assert!(slow.reached.value >= 0.5);
+        assert!(slow.reached.missed.is_some() || slow.reached.value < x + 0.03);
+        moved += usize::from(slow.removed != by_time.removed);
+    }
+    assert!(moved > 20, "{moved}");
+}
+
+#[test]
+fn times_that_do_not_fit_are_refused() {
+    let ch = chain(&[8, 8]);
+    let scores: Vec<Vec<f64>> = ch.groups.iter().map(|g| vec![1.0; g.channels.len()]).collect();
+    let refused = |times: Option<&Times>| {
+        let d = decide(&ch, &scores, &Budget::TargetLatency(0.5), times, &Limits::default());
+        matches!(d, Err(Error::Internal(_)))
+    };
+    assert!(refused(None));
+    let mut times = times_like_macs(&ch);
+    assert!(!refused(Some(&times)));
+    times.layers[0].ms.pop();
+    assert!(refused(Some(&times)));
+    assert!(refused(Some(&Times { layers: vec![], rest_ms: f64::NAN })));
 }
 
 #[test]

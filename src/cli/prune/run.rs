@@ -36,7 +36,7 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     progress.stage("data");
     let how = &args.quality.how;
     let device = Some(&args.device).filter(|d| d.device != Device::Cpu);
-    let means = how.open(held.needs_accuracy(), &args.data, &args.runtime, device, args.model(), &model, args.seed)?;
+    let means = how.open(held.needs_accuracy(), &args.data, &args.runtime, device, &model, args.seed)?;
     if means.quality.is_none() && device.is_some() && !timed {
         let why = "--device says where models are measured, and nothing is: give a limit such as --min-speedup or --max-drop, or \
                    --metric";

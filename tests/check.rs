@@ -78,10 +78,20 @@ fn speed_is_judged_by_the_median_and_doubt_is_said() {
     assert!(ran.err.contains("--min-speedup 1000"), "{}", ran.err);
     let report = json(&dir, "s.json");
     assert!(report["latency"]["rows"].as_array().is_some_and(|r| r.len() == 2) && report["accuracy"].is_null());
-    // A model against itself at exactly its own speed cannot be told.
-    let ran = run(&dir, &format!("check net.onnx net.onnx --max-ratio 1 {quick} --format json"));
+    // Doubt is said where the interval has the limit in it, and nowhere else: a model against itself at exactly its own speed.
+    let ran = run(&dir, &format!("check net.onnx net.onnx --max-ratio 1 {quick} --json"));
     let report: Value = serde_json::from_str(&ran.out).unwrap();
-    assert!(report["gates"][0]["inconclusive"].is_boolean());
+    let (gate, comparison) = (&report["gates"][0], &report["latency"]["rows"][1]["comparison"]);
+    let figure = |name: &str| comparison[name].as_f64().unwrap();
+    assert_eq!(gate["inconclusive"], figure("low") <= 1.0 && 1.0 < figure("high"));
+    assert_eq!(gate["inconclusive"], gate["words"].as_str().unwrap().contains("inconclusive"));
+    assert_eq!(ran.code, i32::from(figure("ratio") > 1.0));
+    // What is slower is told, although its limit is kept.
+    let ran = run(&dir, &format!("check small.onnx net.onnx --max-ratio 1000 {quick} --json"));
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    let slower = report["latency"]["rows"][1]["comparison"]["low"].as_f64().unwrap() > 1.0;
+    assert_eq!(ran.err.contains("warning: net.onnx is SLOWER than small.onnx"), slower, "{}", ran.err);
+    assert_eq!(report["notes"].as_array().unwrap().iter().any(|n| n.as_str().unwrap().contains("SLOWER")), slower);
 }
 
 #[test]

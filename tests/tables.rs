@@ -62,6 +62,12 @@ fn report(groups: usize) -> PruneReport {
             note: "outputs are equal".into(),
         },
         accuracy: None,
+        models: None,
+        gates: Vec::new(),
+        passed: None,
+        baseline: None,
+        comparison: None,
+        latency: None,
         timings_ms: [("load", 3.0), ("trace", 40.0), ("verify", 1200.0), ("total", 1243.0)]
             .map(|(k, v)| (k.to_owned(), v))
             .into(),

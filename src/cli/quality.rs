@@ -79,7 +79,6 @@ impl MetricArgs {
         data: &DataArgs,
         runtime: &RuntimeArgs,
         device: Option<&DeviceArgs>,
-        path: &Path,
         model: &Model,
         seed: u64,
     ) -> anyhow::Result<Means> {
@@ -87,7 +86,7 @@ impl MetricArgs {
         let samples = self.eval_data.is_some() || self.eval_samples.is_some();
         let wanted = wanted || self.metric.is_some() || place || samples;
         let on_data = wanted && self.eval_command.is_none();
-        let Some((from, options)) = data.resolve(path, seed)? else {
+        let Some((from, options)) = data.resolve(&model.path, seed)? else {
             if on_data {
                 let why = "accuracy is measured on data: give --data (and --eval-data to measure on other samples), or measure with \
                            --eval-command";

@@ -90,7 +90,7 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
     output::check_distinct(&written, &read)?;
     written.iter().try_for_each(|(_, p)| output::probe(p))?;
     progress.stage("data");
-    let means = args.metric.open(true, &args.data, &args.runtime, None, &args.model, &model, args.seed)?;
+    let means = args.metric.open(true, &args.data, &args.runtime, None, &model, args.seed)?;
     let Some(calibration) = means.calibration else {
         return Err(Error::Usage("sensitivity needs --data: samples to run the model on".into()).into());
     };

@@ -10,19 +10,16 @@
 //!
 //! What the baseline has and the new run has not is an error; what only the new run has is told in a note.
 
+mod read;
+
+pub use read::load;
+
 use super::check::{Gate, Measured};
 use super::significance::Interval;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::AccuracyReport;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::Path;
-
-/// The schema of reports that can be read: that of [`check`](super::check) and of pruning runs.
-const READ: u64 = 1;
+use read::{ANEW, Named, Row, Sides, Times};
 
 /// How much worse than the baseline is still noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,159 +60,6 @@ pub struct Baseline {
     data: Option<(String, Named)>,
     times: Option<(Times, Row)>,
     tolerance: Tolerance,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Sides {
-    original: Side,
-    pruned: Side,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Side {
-    path: String,
-    sha256: String,
-    bytes: u64,
-    params: u64,
-    macs: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Named {
-    name: String,
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct Compared {
-    data: String,
-    samples: usize,
-    runtime: Named,
-    primary: Option<String>,
-    accuracy: BTreeMap<String, Score>,
-}
-
-#[derive(Deserialize)]
-struct Score {
-    original: Option<f64>,
-    pruned: Option<f64>,
-    drop: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct Accuracy {
-    metric: String,
-    samples: Option<usize>,
-    original: f64,
-    pruned: f64,
-    drop: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Times {
-    runtime: String,
-    runtime_version: String,
-    device: String,
-    machine: Machine,
-    #[serde(default)]
-    rows: Vec<Row>,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-struct Machine {
-    processor: Option<String>,
-    cores: usize,
-    system: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Row {
-    batch: usize,
-    threads: usize,
-    comparison: Option<Ratio>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Ratio {
-    ratio: f64,
-    low: f64,
-    high: f64,
-}
-
-const ANEW: &str = "make a new baseline with `onnx-prune check ORIGINAL PRUNED … --report FILE.json`";
-
-/// Reads a baseline.
-///
-/// # Errors
-/// [`Error::Usage`] when it cannot be read, is no such report, or is one of a run that broke its limits.
-pub fn load(path: &Path, tolerance: Tolerance) -> Result<Baseline> {
-    let name = path.display().to_string();
-    let refuse = |why: String| Error::Usage(format!("--baseline {name}: {why}"));
-    for (flag, x) in [("--baseline-drop", tolerance.drop), ("--baseline-slowdown", tolerance.slowdown)] {
-        if !(x.is_finite() && x >= 0.0) {
-            return Err(Error::Usage(format!("{flag}: expected a number of at least 0, not {x}")));
-        }
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}; {ANEW}")))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| refuse(format!("is no JSON ({e}); {ANEW}")))?;
-    let (Some(passed), Some(sides)) = (value.get("passed").and_then(Value::as_bool), value.get("models")) else {
-        return Err(refuse(format!(
-            "expected the JSON report of check, or of a pruning run with limits, and found neither `passed` nor `models`; {ANEW}"
-        )));
-    };
-    let version = value.get("schema_version").and_then(Value::as_u64);
-    if version != Some(READ) {
-        let found = version.map_or("none".to_owned(), |v| v.to_string());
-        return Err(refuse(format!("schema version {READ} can be read, found {found}; {ANEW}")));
-    }
-    if !passed {
-        let broken = value.get("gates").and_then(Value::as_array).into_iter().flatten();
-        let broken = broken.filter(|g| g.get("passed") == Some(&Value::Bool(false))).count();
-        return Err(refuse(format!(
-            "that run broke {broken} of its own limits, so it is nothing to compare with; give the report of one that passed"
-        )));
-    }
-    // A pruning run has its comparison apart: `accuracy` there is the one figure of --max-drop.
-    let of_prune = value.get("budget").is_some();
-    let some = |key: &str| value.get(key).filter(|v| !v.is_null());
-    let compared: Option<Compared> = part(some(if of_prune { "comparison" } else { "accuracy" }), &refuse)?;
-    let single: Option<Accuracy> = part(some("accuracy").filter(|_| of_prune), &refuse)?;
-    let sides: Option<Sides> = part(Some(sides), &refuse)?;
-    let times: Option<Times> = part(some("latency"), &refuse)?;
-    let figure = match &compared {
-        Some(c) => c.figure(),
-        None => single.map(|a| Figure {
-            metric: a.metric,
-            samples: a.samples,
-            original: a.original,
-            pruned: a.pruned,
-            drop: a.drop,
-            interval: None,
-        }),
-    };
-    let row = |t: Times| t.rows.iter().find(|r| r.comparison.is_some()).cloned().map(|row| (t, row));
-    Ok(Baseline {
-        tool: value.get("tool").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        sides: sides.ok_or_else(|| refuse(format!("it names no models; {ANEW}")))?,
-        figure,
-        data: compared.map(|c| (c.data, c.runtime)),
-        times: times.and_then(row),
-        tolerance,
-        name,
-    })
-}
-
-fn part<T: DeserializeOwned>(value: Option<&Value>, refuse: &dyn Fn(String) -> Error) -> Result<Option<T>> {
-    value.map(T::deserialize).transpose().map_err(|e| refuse(format!("a part of the report is missing ({e}); {ANEW}")))
-}
-
-impl Compared {
-    fn figure(&self) -> Option<Figure> {
-        let metric = self.primary.clone()?;
-        let s = self.accuracy.get(&metric)?;
-        let (original, pruned) = (s.original.unwrap_or(f64::NAN), s.pruned.unwrap_or(f64::NAN));
-        Some(Figure { metric, samples: Some(self.samples), original, pruned, drop: s.drop?, interval: None })
-    }
 }
 
 /// The figure of a metric in the new run.

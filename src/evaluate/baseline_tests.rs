@@ -1,7 +1,7 @@
 use super::super::bench::{BenchReport, Comparison, Verdict};
 use super::super::diff::{ModelSide, Models};
 use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn side(path: &str, bytes: u64) -> ModelSide {
     ModelSide { path: path.into(), sha256: format!("{path:0>64}"), bytes, params: bytes / 4, macs: Some(10 * bytes) }

@@ -38,7 +38,7 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     progress.stage("data");
     let how = &args.quality.how;
     let device = Some(&args.device).filter(|d| d.device != Device::Cpu);
-    let means = how.open(held.needs_accuracy(), &args.data, &args.runtime, device, args.model(), &model, args.seed)?;
+    let means = how.open(held.needs_accuracy(), &args.data, &args.runtime, device, &model, args.seed)?;
     if means.quality.is_none() && device.is_some() && !timed && matches!(args.round_to, RoundTo::Multiple(_)) {
         let why = "--device says where models are measured, and what --round-to auto suits: nothing is measured, and channels are \
                    rounded to a given number. Give a limit such as --min-speedup or --max-drop, or --metric";

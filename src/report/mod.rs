@@ -12,6 +12,7 @@ pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
 pub mod runtimes_terminal;
+pub mod schema;
 pub mod sensitivity_plot;
 pub mod sensitivity_text;
 pub mod summary_terminal;
@@ -20,6 +21,7 @@ pub mod text;
 pub mod why_terminal;
 
 use crate::channels::Pin;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Size figures of one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelFigures {
     /// The file.
     pub path: String,
@@ -42,7 +44,7 @@ pub struct ModelFigures {
 }
 
 /// What happened to one channel group.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct GroupReport {
     /// The group's name: its first producing layer.
     pub id: String,
@@ -59,7 +61,7 @@ pub struct GroupReport {
 }
 
 /// The comparison of the pruned model with its masked twin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VerifyReport {
     /// The runtime that computed both, or `none`.
     pub runtime: String,
@@ -70,7 +72,7 @@ pub struct VerifyReport {
 }
 
 /// What `--recover` did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct RecoverReport {
     /// The mode.
     pub mode: String,
@@ -86,7 +88,7 @@ pub struct RecoverReport {
 }
 
 /// One layer's reconstruction, on samples that were held back.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LayerRepair {
     /// The node.
     pub layer: String,
@@ -97,7 +99,7 @@ pub struct LayerRepair {
 }
 
 /// The measured quality of the pruned model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct AccuracyReport {
     /// What was measured.
     pub metric: String,
@@ -119,7 +121,7 @@ pub struct AccuracyReport {
 }
 
 /// One try of a search.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Probe {
     /// The share that was to stay.
     pub share: f64,
@@ -136,9 +138,10 @@ pub struct Probe {
 }
 
 /// The result of a pruning run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PruneReport {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this form, [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,

@@ -62,6 +62,7 @@ fn report(groups: usize) -> PruneReport {
             note: "outputs are equal".into(),
         },
         accuracy: None,
+        latency_target: None,
         models: None,
         gates: Vec::new(),
         passed: None,

@@ -4,6 +4,7 @@
 //! none of them knows operators or protobuf.
 
 use crate::graph::{NodeId, ValueId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Index into [`Channels::tensors`].
@@ -51,7 +52,7 @@ pub struct Axis {
 }
 
 /// What a weight axis does in its layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The output-channel axis of a weight: the slice that makes the channel.
@@ -140,7 +141,7 @@ pub struct Unit {
 }
 
 /// Why some indices of an axis cannot be removed.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, PartialEq, Eq, JsonSchema)]
 pub struct Pin {
     /// Name of the layer that is held back.
     pub layer: String,

@@ -4,6 +4,7 @@ use super::Dataset;
 use crate::error::Result;
 use crate::onnx::Model;
 use crate::runtime::{Array, Data};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -11,9 +12,10 @@ use std::collections::BTreeMap;
 pub const DATA_SCHEMA_VERSION: u32 = 1;
 
 /// Data as a model gets it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DataSummary {
-    /// [`DATA_SCHEMA_VERSION`].
+    /// Version of this form, [`DATA_SCHEMA_VERSION`].
+    #[schemars(extend("const" = DATA_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,
@@ -38,7 +40,7 @@ pub struct DataSummary {
 }
 
 /// A model input.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct InputSummary {
     /// Its name.
     pub name: String,
@@ -51,7 +53,7 @@ pub struct InputSummary {
 }
 
 /// The values of a channel, after preprocessing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ChannelSummary {
     /// The mean.
     pub mean: f64,
@@ -64,7 +66,7 @@ pub struct ChannelSummary {
 }
 
 /// How often a label occurs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LabelCount {
     /// The label.
     pub label: i64,

@@ -14,6 +14,7 @@ use crate::onnx::Model;
 use crate::report::SCHEMA_VERSION;
 use crate::runtime::walk::Feed;
 use crate::runtime::{OpTime, Runtime, Session};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -123,7 +124,7 @@ pub fn measure(
 }
 
 /// A model among those that are compared.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BenchModel {
     /// The file.
     pub path: String,
@@ -132,7 +133,7 @@ pub struct BenchModel {
 }
 
 /// A model against the first one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Comparison {
     /// The median divided by the first model's; below 1 is faster.
     pub ratio: f64,
@@ -145,7 +146,7 @@ pub struct Comparison {
 }
 
 /// What a comparison comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The whole interval is below 1, and the ratio by more than [`SAME`].
@@ -181,7 +182,7 @@ impl Comparison {
 }
 
 /// One model with one batch on one number of threads.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct BenchRow {
     /// Index in [`BenchReport::models`].
     pub model: usize,
@@ -225,7 +226,7 @@ pub struct BenchRow {
 }
 
 /// The time that one operator takes in each model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelProfile {
     /// Index in [`BenchReport::models`].
     pub model: usize,
@@ -234,9 +235,10 @@ pub struct ModelProfile {
 }
 
 /// All that was measured.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct BenchReport {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this form, [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,

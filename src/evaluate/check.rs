@@ -7,6 +7,7 @@ use super::gate::{self, Limit};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::AccuracyReport;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Version of the JSON schema.
@@ -70,7 +71,7 @@ impl Measured {
 }
 
 /// One limit, and whether it is kept.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Gate {
     /// As on the command line, without dashes.
     pub name: String,
@@ -87,9 +88,10 @@ pub struct Gate {
 }
 
 /// The verdict, and what it rests on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CheckReport {
-    /// [`CHECK_SCHEMA_VERSION`].
+    /// Version of this form, [`CHECK_SCHEMA_VERSION`].
+    #[schemars(extend("const" = CHECK_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,

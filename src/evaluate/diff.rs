@@ -31,6 +31,7 @@ use crate::runtime::walk::Feed;
 use crate::runtime::{Runtime, Session};
 use classes::Classes;
 use outputs::OutputTally;
+use schemars::JsonSchema;
 use scores::Counted;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,9 +53,10 @@ pub struct Options {
 }
 
 /// How two models differ.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Diff {
-    /// [`DIFF_SCHEMA_VERSION`].
+    /// Version of this form, [`DIFF_SCHEMA_VERSION`].
+    #[schemars(extend("const" = DIFF_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,
@@ -97,7 +99,7 @@ pub struct Diff {
 }
 
 /// Both models.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Models {
     /// The one that is compared with.
     pub original: ModelSide,
@@ -106,7 +108,7 @@ pub struct Models {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelSide {
     /// The file.
     pub path: String,
@@ -122,7 +124,7 @@ pub struct ModelSide {
 }
 
 /// What ran the models.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuntimeUsed {
     /// Its name.
     pub name: String,

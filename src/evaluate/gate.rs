@@ -1,6 +1,7 @@
 //! Limits on how models compare.
 
 use super::bench::{BenchReport, Comparison, SAME, in_words};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A limit that every model after the first has to keep.
@@ -13,7 +14,7 @@ pub enum Limit {
 }
 
 /// What came of a limit for one model, batch and number of threads.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct GateOutcome {
     /// Index in [`BenchReport::models`].
     pub model: usize,

@@ -1,10 +1,11 @@
 //! What the machine tells of itself, where it does. Linux tells most of it; elsewhere much is absent.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::fs;
 
 /// The machine and its state before a measurement.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Machine {
     /// The processor's name.
     pub processor: Option<String>,

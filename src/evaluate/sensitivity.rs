@@ -12,6 +12,7 @@ use crate::onnx::proto::TensorProto;
 use crate::plan;
 use crate::prune::{self, Options, Traced, analyse_with, same_groups};
 use crate::rewrite;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub const SHARES: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.9];
 
 /// What is removed, and whether it is repaired.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Removal {
     /// The channels that cost the least, the layers that read them adjusted (optimal brain surgeon)
@@ -32,7 +33,7 @@ pub enum Removal {
 }
 
 /// One group with some of its channels gone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Point {
     /// The share that was to go.
     pub share: f64,
@@ -51,7 +52,7 @@ pub struct Point {
 }
 
 /// The curve of one unit: a group, or groups that lose the same number.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupCurve {
     /// Names of the channel groups.
     pub groups: Vec<String>,
@@ -64,9 +65,10 @@ pub struct GroupCurve {
 }
 
 /// The result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SensitivityReport {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this form, [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,

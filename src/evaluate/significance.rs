@@ -8,6 +8,7 @@
 //!   few pairs that differ, else with A. L. Edwards's correction for continuity.
 //! * A mean over samples: the normal interval ([`normal`]).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What an interval covers in so many of all cases.
@@ -18,7 +19,7 @@ const Z: f64 = 1.959_963_984_540_054;
 const MANY: u64 = 25;
 
 /// The lower and the upper end.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Interval(pub f64, pub f64);
 
 impl Interval {
@@ -64,7 +65,7 @@ pub fn normal(values: &[f64]) -> Option<Interval> {
 }
 
 /// Samples by whether the original and the pruned model are right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Pairs {
     /// Both are right.
     pub both: u64,
@@ -77,7 +78,7 @@ pub struct Pairs {
 }
 
 /// The result of McNemar's test.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct McNemar {
     /// How the p-value was computed.
     pub method: Method,
@@ -88,7 +89,7 @@ pub struct McNemar {
 }
 
 /// How McNemar's p-value is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// From the binomial distribution.

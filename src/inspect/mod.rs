@@ -18,6 +18,7 @@ use crate::ops::{Activation, chain};
 use crate::plan;
 use crate::prune::{Traced, analyse, count_params};
 use crate::report::pins::{PinSummary, summarise};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,9 +26,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const INSPECT_SCHEMA_VERSION: u32 = 1;
 
 /// One model or several.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Inspection {
-    /// [`INSPECT_SCHEMA_VERSION`].
+    /// Version of this form, [`INSPECT_SCHEMA_VERSION`].
+    #[schemars(extend("const" = INSPECT_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,
@@ -36,7 +38,7 @@ pub struct Inspection {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelInspection {
     /// The file.
     pub path: String,
@@ -81,7 +83,7 @@ pub struct ModelInspection {
 }
 
 /// A graph input or output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -90,7 +92,7 @@ pub struct Interface {
 }
 
 /// A layer and what follows it at once.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Chain {
     /// `Conv→BN→Relu`.
     pub kind: String,
@@ -103,7 +105,7 @@ pub struct Chain {
 }
 
 /// A channel group.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct GroupInspection {
     /// Its name: the first producing layer.
     pub id: String,
@@ -120,7 +122,7 @@ pub struct GroupInspection {
 }
 
 /// A parameter axis of a group.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SiteInspection {
     /// The layer.
     pub layer: String,

@@ -12,6 +12,7 @@ use crate::plan::Budget;
 use crate::prune::{Options, analyse, prune};
 use crate::recover::Recover;
 use crate::report::pins::{PinSummary, summarise};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,9 +21,10 @@ use std::time::Instant;
 const REASONS: usize = 4;
 
 /// All models.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Summary {
-    /// [`INSPECT_SCHEMA_VERSION`].
+    /// Version of this form, [`INSPECT_SCHEMA_VERSION`].
+    #[schemars(extend("const" = INSPECT_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,
@@ -33,7 +35,7 @@ pub struct Summary {
 }
 
 /// One model.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct ModelSummary {
     /// The file.
     pub path: String,

@@ -8,12 +8,14 @@ use crate::flat::flatten;
 use crate::graph::{Graph, NodeId};
 use crate::onnx::Model;
 use crate::prune::{Traced, analyse};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A node and what becomes of its channels.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Why {
-    /// [`INSPECT_SCHEMA_VERSION`].
+    /// Version of this form, [`INSPECT_SCHEMA_VERSION`].
+    #[schemars(extend("const" = INSPECT_SCHEMA_VERSION))]
     pub schema_version: u32,
     /// The file.
     pub path: String,
@@ -26,7 +28,7 @@ pub struct Why {
 }
 
 /// One axis.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct WhyAxis {
     /// The tensor.
     pub tensor: String,
@@ -45,7 +47,7 @@ pub struct WhyAxis {
 }
 
 /// A node on the way.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct WhyStep {
     /// The node.
     pub node: String,
@@ -56,7 +58,7 @@ pub struct WhyStep {
 }
 
 /// What holds indices back.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct WhyHeld {
     /// How many indices.
     pub indices: usize,

@@ -1,10 +1,11 @@
 //! What the trace may do beyond the default, exact relations.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Choices that change which channels live and die together. A stored plan carries them: it fits no other trace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Policy {
     /// Normalisations over channels may lose channels although their statistic then changes: an approximation.

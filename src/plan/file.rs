@@ -4,6 +4,7 @@ use super::removed_indices;
 use crate::channels::{AxisId, Channels, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::Policy;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,9 +13,10 @@ use std::path::Path;
 pub const SCHEMA: u32 = 1;
 
 /// A stored plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanFile {
-    /// Version of the format, [`SCHEMA`].
+    /// Version of this form, [`SCHEMA`].
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// What wrote it.
     #[serde(default)]
@@ -39,7 +41,7 @@ pub struct PlanFile {
 }
 
 /// The indices removed from one axis, ascending.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum AxisRemoval {
     /// Indices along the axis.
@@ -50,7 +52,7 @@ pub enum AxisRemoval {
 }
 
 /// A group in a plan file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanGroup {
     /// The group's name.
     pub name: String,

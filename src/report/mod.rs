@@ -13,6 +13,7 @@ pub mod json;
 pub mod pins;
 pub mod prune_text;
 pub mod runtimes_terminal;
+pub mod schema;
 pub mod sensitivity_plot;
 pub mod sensitivity_text;
 pub mod summary_terminal;
@@ -24,6 +25,7 @@ use crate::channels::Pin;
 use crate::evaluate::bench::BenchReport;
 use crate::evaluate::check::{CheckReport, Gate, drop_gate};
 use crate::evaluate::diff::{Diff, Models};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -31,7 +33,7 @@ use std::collections::BTreeMap;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Size figures of one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelFigures {
     /// The file.
     pub path: String,
@@ -46,7 +48,7 @@ pub struct ModelFigures {
 }
 
 /// What happened to one channel group.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct GroupReport {
     /// The group's name: its first producing layer.
     pub id: String,
@@ -63,7 +65,7 @@ pub struct GroupReport {
 }
 
 /// The comparison of the pruned model with its masked twin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VerifyReport {
     /// The runtime that computed both, or `none`.
     pub runtime: String,
@@ -74,7 +76,7 @@ pub struct VerifyReport {
 }
 
 /// What `--recover` did.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct RecoverReport {
     /// The mode.
     pub mode: String,
@@ -90,7 +92,7 @@ pub struct RecoverReport {
 }
 
 /// One layer's reconstruction, on samples that were held back.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LayerRepair {
     /// The node.
     pub layer: String,
@@ -101,7 +103,7 @@ pub struct LayerRepair {
 }
 
 /// The measured quality of the pruned model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct AccuracyReport {
     /// What was measured.
     pub metric: String,
@@ -123,7 +125,7 @@ pub struct AccuracyReport {
 }
 
 /// One try of a search.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Probe {
     /// The share that was to stay.
     pub share: f64,
@@ -140,7 +142,7 @@ pub struct Probe {
 }
 
 /// A latency that was asked for, and what came of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LatencyReport {
     /// As asked: a share, or milliseconds.
     pub target: String,
@@ -177,7 +179,7 @@ pub struct LatencyReport {
 }
 
 /// One try on the way to a latency.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LatencyProbe {
     /// The share of the time, as the layers' times add up, that was aimed at.
     pub aim: f64,
@@ -190,9 +192,10 @@ pub struct LatencyProbe {
 }
 
 /// The result of a pruning run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct PruneReport {
-    /// [`SCHEMA_VERSION`].
+    /// Version of this form, [`SCHEMA_VERSION`].
+    #[schemars(extend("const" = SCHEMA_VERSION))]
     pub schema_version: u32,
     /// Name and version of the tool.
     pub tool: String,

@@ -1,11 +1,12 @@
 //! Pins by what holds: one node may hold back many layers for one reason.
 
 use crate::channels::Pin;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 
 /// All pins with the same node and reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PinSummary {
     /// Name of the node that pins.
     pub node: String,

@@ -2,6 +2,7 @@
 
 use super::{Device, ProviderInfo, Runtime};
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -135,7 +136,7 @@ fn named(ort_lib: Option<&Path>) -> bool {
 }
 
 /// What can be said of one runtime.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RuntimeInfo {
     /// Its name.
     pub name: &'static str,

@@ -1,6 +1,7 @@
 //! What a model runs on: the processor, or one of ONNX Runtime's execution providers.
 
 use crate::plan::Hardware;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -121,7 +122,7 @@ impl FromStr for Device {
 }
 
 /// Whether a library can serve a device.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ProviderInfo {
     /// What `--device` calls it.
     pub device: &'static str,

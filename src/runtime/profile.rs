@@ -1,6 +1,7 @@
 //! Which nodes ran where, and for how long: what ONNX Runtime's profile of some runs says.
 
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +27,7 @@ impl Placement {
 }
 
 /// The time that all nodes of one operator take in one run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct OpTime {
     /// The operator as the runtime runs it, after fusion.
     pub op: String,

@@ -4,11 +4,12 @@ use super::super::metric::{Metric, Scores, Where};
 use crate::data::Dataset;
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Top-1 of one class.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ClassScore {
     /// The label.
     pub class: i64,
@@ -27,7 +28,7 @@ pub struct ClassScore {
 }
 
 /// A mistake, and how often both models make it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Confusion {
     /// The right class.
     pub label: i64,
@@ -42,7 +43,7 @@ pub struct Confusion {
 }
 
 /// A sample that the models take for different things.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Changed {
     /// Its position in the data, from 0.
     pub sample: usize,

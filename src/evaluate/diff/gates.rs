@@ -4,6 +4,7 @@ use super::super::metric::Metric;
 use super::super::significance::Interval;
 use super::Score;
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -31,7 +32,7 @@ impl Limits {
 }
 
 /// One limit, and whether it is kept.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Gate {
     /// `max-drop` or `min-agreement`.
     pub name: &'static str,

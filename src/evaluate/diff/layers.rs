@@ -8,6 +8,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::NodeProto;
 use crate::runtime::walk::{Feed, Walker};
 use crate::runtime::{Array, Runtime};
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ const TOGETHER: usize = 32;
 const MEMORY: usize = 512 << 20;
 
 /// The comparison layer by layer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Layers {
     /// Samples it was done on, spread evenly over all.
     pub samples: usize,
@@ -37,7 +38,7 @@ pub struct Layers {
 }
 
 /// One tensor.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct LayerDiff {
     /// Its name.
     pub tensor: String,

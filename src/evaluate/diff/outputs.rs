@@ -5,6 +5,7 @@ use super::classes::Classes;
 use crate::data::Dataset;
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Worst samples that are told.
@@ -15,7 +16,7 @@ const LEAST: f64 = 1e-12;
 const ROUNDING: f64 = 1e-3;
 
 /// How one graph output differs. Means are over samples.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct OutputDiff {
     /// Its name.
     pub name: String,
@@ -46,7 +47,7 @@ pub struct OutputDiff {
 }
 
 /// Mean over samples and positions of Σ p·ln(p/q), p by the original and q by the pruned model, in nats.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Kl {
     /// The divergence.
     pub mean: f64,
@@ -55,7 +56,7 @@ pub struct Kl {
 }
 
 /// Quantiles, interpolated linearly between ranks (Hyndman and Fan's type 7, as NumPy does).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct Quantiles {
     pub min: f64,
@@ -90,7 +91,7 @@ impl Quantiles {
 }
 
 /// A sample whose outputs differ much.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Worst {
     /// Its position in the data, from 0.
     pub sample: usize,

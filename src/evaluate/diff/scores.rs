@@ -7,6 +7,7 @@ use super::classes::{Classes, over_positions, taken};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::runtime::walk::Feed;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 const FIVE: usize = 5;
 
 /// One metric.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Score {
     /// The original's figure: of shares from 0 to 1. Where the metric compares with the original, what equal outputs get.
     pub original: f64,
@@ -40,7 +41,7 @@ pub struct Score {
 }
 
 /// What a difference between shares of right answers is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Every sample is as right or wrong as before.

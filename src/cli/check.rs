@@ -187,6 +187,7 @@ impl CheckArgs {
             threads: vec![self.bench_threads.unwrap_or(default)],
             batches: vec![batch],
             feeds: &feeds,
+            bind: self.device.device.has_memory() && !self.device.allow_fallback,
             effort: Effort { warmup_s: 0.5, runs: self.runs, min_time_s: self.min_time },
             seed: self.seed,
             profile: false,

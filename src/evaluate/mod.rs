@@ -2,9 +2,11 @@
 
 pub mod advice;
 pub mod bench;
+pub mod bound;
 pub mod check;
 pub mod diff;
 pub mod gate;
+pub mod half;
 pub mod inputs;
 pub mod machine;
 pub mod memory;

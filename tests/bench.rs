@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-const ROW: [&str; 19] = [
+const ROW: [&str; 20] = [
     "model",
     "batch",
     "threads",
@@ -21,6 +21,7 @@ const ROW: [&str; 19] = [
     "first_ms",
     "memory_bytes",
     "device_share",
+    "copies",
     "outliers",
     "comparison",
 ];
@@ -86,7 +87,7 @@ fn every_form_and_file() {
     let (code, out, _) = with(&["--format", "csv"]);
     assert_eq!((code, out.lines().count()), (0, 3));
     let columns: Vec<usize> = out.lines().map(|l| l.split(',').count()).collect();
-    assert_eq!(columns, [21; 3]);
+    assert_eq!(columns, [24; 3]);
     let (code, out, _) = with(&["--format", "markdown"]);
     assert!(code == 0 && out.contains("| A | 1 |") && out.contains("| B | 1 |"), "{out}");
     let (code, out, _) = with(&[]);
@@ -271,4 +272,61 @@ fn onnx_runtime_tells_the_time_of_operators() {
         let conv = operators.iter().find(|o| o["op"].as_str().unwrap().contains("Conv")).unwrap();
         assert!(conv["nodes"].as_u64().unwrap() > 1);
     }
+}
+
+#[test]
+#[cfg(feature = "ort")]
+fn copies_are_measured_by_themselves() {
+    if !ort() {
+        return;
+    }
+    let models = ["residual.bn.onnx", "residual.folded.onnx"];
+    let on = ["--io-binding", "on", "--runtime", "ort", "--threads", "1", "--no-memory", "--batch", "2"];
+    let (code, out, err) = quick(&models, &[&on[..], &["--format", "json"]].concat());
+    assert_eq!((code, err.as_str()), (0, ""));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    for row in report["rows"].as_array().unwrap() {
+        assert!(row["runs"] == 3 && row["median_ms"].as_f64().unwrap() > 0.0);
+        let copies = &row["copies"];
+        assert!(copies["upload_ms"].as_f64().unwrap() > 0.0 && copies["download_ms"].as_f64().unwrap() > 0.0);
+        // Two images of 28 × 28 and two times ten classes, four bytes each.
+        assert_eq!((copies["input_bytes"].as_u64(), copies["output_bytes"].as_u64()), (Some(6272), Some(80)));
+    }
+    let (_, out, _) = quick(&models, &on);
+    assert!(out.contains("A copies 6.27 kB in within ") && out.contains("B copies "), "{out}");
+    let (_, out, _) = quick(&models, &[&on[..], &["--format", "markdown"]].concat());
+    assert!(out.contains("* B copies "), "{out}");
+    // Without a device of its own memory nothing is bound unless asked.
+    let (_, out, _) = quick(&models, &[&on[2..], &["--format", "json"]].concat());
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert!(report["rows"][0]["copies"].is_null());
+}
+
+#[test]
+#[cfg(feature = "tract")]
+fn tract_binds_nothing() {
+    let on = ["--io-binding", "on", "--runtime", "tract", "--no-memory"];
+    let (code, _, err) = quick(&["residual.bn.onnx"], &on);
+    assert!(code == 2 && err.contains("I/O binding") && err.contains("--runtime ort"), "{err}");
+}
+
+#[test]
+#[cfg(feature = "ort")]
+fn half_precision_is_measured() {
+    if !ort() {
+        return;
+    }
+    let on = ["--precision", "fp16", "--runtime", "ort", "--threads", "1"];
+    let models = ["residual.bn.onnx", "residual.folded.onnx"];
+    let (code, out, err) = quick(&models, &[&on[..], &["--format", "json", "--profile"]].concat());
+    assert_eq!((code, err.as_str()), (0, ""));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["precision"], "fp16");
+    assert!(report["rows"][1]["median_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["rows"][0]["memory_bytes"].is_u64(), cfg!(target_os = "linux"));
+    // The casts at the interface.
+    let operators = report["profile"][0]["operators"].as_array().unwrap();
+    assert!(operators.iter().any(|o| o["op"] == "Cast"), "{operators:?}");
+    let (_, out, _) = quick(&models, &[&on[..], &["--no-memory"]].concat());
+    assert!(out.contains("on cpu, fp16"), "{out}");
 }

@@ -183,7 +183,7 @@ fn what_runs_models() {
     holds("check", &serde_json::from_str(&ran.out).unwrap());
 }
 
-/// What only ONNX Runtime has: a profile by operator.
+/// What only ONNX Runtime has: a profile by operator, I/O binding.
 #[test]
 #[cfg(feature = "ort")]
 fn what_onnx_runtime_adds() {
@@ -192,9 +192,9 @@ fn what_onnx_runtime_adds() {
         return;
     }
     let dir = with_net();
-    ok(&dir, "bench net.onnx net.onnx --runs 5 --warmup 0 --runtime ort --profile --report b.json");
+    ok(&dir, "bench net.onnx net.onnx --runs 5 --warmup 0 --runtime ort --io-binding on --profile --report b.json");
     let report = json(&dir, "b.json");
-    assert!(report["profile"][0]["operators"][0].is_object(), "{report}");
+    assert!(report["profile"][0]["operators"][0].is_object() && report["rows"][1]["copies"].is_object(), "{report}");
     holds("bench", &report);
 }
 

@@ -12,6 +12,7 @@ use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::{Error, Result};
 use onnx_prune::evaluate::bench::{BenchOptions, BenchReport, Effort, SystemClock, bench};
 use onnx_prune::evaluate::gate::{self, Limit};
+use onnx_prune::evaluate::half::to_half;
 use onnx_prune::evaluate::{inputs, memory};
 use onnx_prune::onnx::Model;
 use onnx_prune::report::{bench_terminal, bench_text, json, terminal};
@@ -34,6 +35,26 @@ enum Format {
     Csv,
     /// Tables for a README or an issue
     Markdown,
+}
+
+/// Whether inputs stay on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Binding {
+    /// Where the device has memory of its own
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
+}
+
+/// What models compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    /// The models as they are
+    Fp32,
+    /// Half precision
+    Fp16,
 }
 
 /// Measures models.
@@ -61,6 +82,14 @@ pub struct BenchArgs {
     /// Seed of random inputs, of the draw of --samples, and of intervals
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Measuring")]
     seed: u64,
+    /// Keep inputs and outputs in the memory of the device (I/O binding), so that times have no copies in them, and measure the
+    /// copies by themselves; auto does so with cuda and tensorrt (ONNX Runtime)
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", help_heading = "Measuring")]
+    io_binding: Binding,
+    /// fp16: convert the models to half precision in memory first. Inputs and outputs stay as they are, as do scales of Resize
+    /// and of quantisation. Of use on devices that compute with it; the processor converts back
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "fp32", help_heading = "Measuring")]
+    precision: Precision,
     /// Also show the time of each operator (ONNX Runtime)
     #[arg(long, help_heading = "Measuring")]
     profile: bool,
@@ -179,6 +208,26 @@ impl BenchArgs {
         Ok(self.threads.clone())
     }
 
+    /// The models as they are measured.
+    fn models(&self) -> anyhow::Result<Vec<Model>> {
+        let one = |path: &PathBuf| {
+            let model = load(path)?;
+            match self.precision {
+                Precision::Fp32 => Ok(model),
+                Precision::Fp16 => to_half(&model).map_err(|e| in_file(e, path)),
+            }
+        };
+        self.models.iter().map(one).collect()
+    }
+
+    fn bind(&self) -> bool {
+        match self.io_binding {
+            // With --allow-fallback the device may not be there.
+            Binding::Auto => self.device.device.has_memory() && !self.device.allow_fallback,
+            asked => asked == Binding::On,
+        }
+    }
+
     fn limits(&self) -> Result<Vec<Limit>> {
         let all = [self.max_ratio.map(Limit::MaxRatio), self.min_speedup.map(Limit::MinSpeedup)];
         let all: Vec<Limit> = all.into_iter().flatten().collect();
@@ -218,6 +267,9 @@ impl BenchArgs {
         child.args(["--extent", &self.extent.to_string(), "--device", &self.device.device.to_string()]);
         child.args(["--runtime", self.runtime.runtime.to_possible_value()?.get_name()]);
         child.args(self.runtime.ort_lib.iter().flat_map(|lib| ["--ort-lib".as_ref(), lib.as_os_str()]));
+        if self.precision == Precision::Fp16 {
+            child.args(["--precision", "fp16"]);
+        }
         if self.device.allow_fallback {
             child.arg("--allow-fallback");
         }
@@ -250,7 +302,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let file = args.check_report()?;
     let progress = Progress::new(args.quiet);
     progress.stage("load");
-    let models = args.models.iter().map(|path| load(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let models = args.models()?;
     let mut notes = Vec::new();
     let inputs = Inputs::new(args, &models, &mut notes)?;
     let measurable = inputs.data.is_none() || !inputs::open_extents(&inputs.specs);
@@ -259,6 +311,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         threads: args.threads()?,
         batches: inputs.batches(&mut notes),
         feeds: &|batch| inputs.feeds(batch),
+        bind: args.bind(),
         effort: Effort { warmup_s: args.warmup, runs: args.runs, min_time_s: args.min_time },
         seed: args.seed,
         profile: args.profile,
@@ -271,6 +324,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let first = args.models.first().map_or(Path::new(""), PathBuf::as_path);
     let mut report = bench(&models, &options, &mut SystemClock::default()).map_err(|e| in_file(e, first))?;
     (report.device, report.inputs) = (args.device.device.to_string(), inputs.source.clone());
+    if args.precision == Precision::Fp16 {
+        report.precision = "fp16".to_owned();
+    }
     report.notes = notes;
     if report.runtime == "tract" && args.device.device != Device::Cpu {
         report.rows.iter_mut().for_each(|row| row.device_share = 0.0);
@@ -295,7 +351,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// Prints a number of bytes.
 fn only_memory(args: &BenchArgs) -> anyhow::Result<()> {
-    let models = args.models.iter().map(|path| load(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let models = args.models()?;
     let inputs = Inputs::new(args, &models, &mut Vec::new())?;
     let runtime = choose_with(&args.options(args.threads.first().copied().unwrap_or(1)))?;
     let batch = inputs.batches(&mut Vec::new()).first().copied().unwrap_or(1);

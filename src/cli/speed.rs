@@ -141,6 +141,8 @@ impl Prepared<'_> {
             runtime: self.at.options(self.threads),
             feeds: self.feeds(original, self.batch)?,
             batch: self.batch,
+            // Where the processor takes over, there is no memory of the device to bind to.
+            bind: self.at.device.device.has_memory() && !self.at.device.allow_fallback,
             effort: self.effort(),
             seed: self.at.seed,
         })
@@ -154,6 +156,8 @@ impl Prepared<'_> {
             threads: vec![self.threads],
             batches: vec![self.batch],
             feeds: &|batch| self.feeds(original, batch),
+            // Where the processor takes over, there is no memory of the device to bind to.
+            bind: self.at.device.device.has_memory() && !self.at.device.allow_fallback,
             effort: self.effort(),
             seed: self.at.seed,
             profile: false,

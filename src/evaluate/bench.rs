@@ -3,9 +3,11 @@
 //! All models are loaded in one process and run in turn, A B A B …, on the same inputs: what disturbs the machine disturbs
 //! all of them. A time is that of one [`Session::compute`]: from arrays in memory to
 //! computed outputs, which ONNX Runtime does not copy out. tract does, and starts a thread for each run, which takes some tens
-//! of microseconds and brings the ratio of very quick models closer to 1.
+//! of microseconds and brings the ratio of very quick models closer to 1. On a device with memory of its own, inputs and outputs
+//! stay there, and copies are measured by themselves, see [`super::bound`].
 
 use super::advice::{Series, advise};
+use super::bound::{Copies, measure_bound};
 use super::gate::GateOutcome;
 use super::machine::Machine;
 use super::stats;
@@ -86,17 +88,30 @@ pub fn measure(
     effort: &Effort,
     clock: &mut dyn Clock,
 ) -> Result<Rounds> {
-    let models = sessions.len();
+    let fed = feeds.len().max(1);
+    rounds(sessions.len(), effort, clock, &mut |i, k| {
+        let feed = feeds.get(k % fed);
+        let feed = feed.ok_or_else(|| Error::Usage("there are no inputs to run the models on".into()))?;
+        let Some((name, session)) = sessions.get_mut(i) else { return Ok(()) };
+        session.compute(feed).map_err(|e| of_model(e, name))
+    })
+}
+
+/// Round `k` is `compute(i, k)` for each model `i`.
+pub(super) fn rounds(
+    models: usize,
+    effort: &Effort,
+    clock: &mut dyn Clock,
+    compute: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Rounds> {
     let mut done = Rounds { ms: vec![Vec::new(); models], ..Rounds::default() };
     let mut round = |k: usize, clock: &mut dyn Clock| -> Result<Vec<f64>> {
-        let feed = feeds.get(k % feeds.len().max(1));
-        let feed = feed.ok_or_else(|| Error::Usage("there are no inputs to run the models on".into()))?;
-        let time = |(name, session): &mut (String, Box<dyn Session>)| {
+        let time = |i| {
             let begin = clock.seconds();
-            session.compute(feed).map_err(|e| of_model(e, name))?;
+            compute(i, k)?;
             Ok((clock.seconds() - begin) * 1e3)
         };
-        sessions.iter_mut().map(time).collect()
+        (0..models).map(time).collect()
     };
     let begin = clock.seconds();
     while done.warmup_rounds < WARMUP_ROUNDS || done.warmup_s < effort.warmup_s * models as f64 {
@@ -219,6 +234,8 @@ pub struct BenchRow {
     pub memory_bytes: Option<u64>,
     /// The share of the nodes that run on the device that was asked for, from 0 to 1.
     pub device_share: f64,
+    /// Copies between the processor and the device, which the times leave out; absent where inputs are not kept on a device.
+    pub copies: Option<Copies>,
     /// Runs far from the median.
     pub outliers: usize,
     /// Against the first model, for every other one.
@@ -248,6 +265,8 @@ pub struct BenchReport {
     pub runtime_version: String,
     /// The device that was asked for.
     pub device: String,
+    /// The precision of the models' arithmetic: `fp32` as they are, or `fp16`, see [`super::half`].
+    pub precision: String,
     /// The machine.
     pub machine: Machine,
     /// Where the inputs come from, in words.
@@ -278,6 +297,8 @@ pub struct BenchOptions<'a> {
     pub batches: Vec<usize>,
     /// What all models run on, for a batch size.
     pub feeds: &'a dyn Fn(usize) -> Result<Vec<Feed>>,
+    /// Keeps inputs and outputs where the model computes, and measures copies by themselves.
+    pub bind: bool,
     /// How long.
     pub effort: Effort,
     /// Seed of the intervals.
@@ -290,7 +311,7 @@ pub struct BenchOptions<'a> {
     pub progress: &'a dyn Fn(&str),
 }
 
-/// Measures all models. The device, inputs, gates and notes of the report are the caller's to fill in.
+/// Measures all models. The device, precision, inputs, gates and notes of the report are the caller's to fill in.
 ///
 /// # Errors
 /// When a model cannot be loaded or run, with its file.
@@ -301,6 +322,7 @@ pub fn bench(models: &[Model], options: &BenchOptions, clock: &mut dyn Clock) ->
         runtime: String::new(),
         runtime_version: String::new(),
         device: String::new(),
+        precision: "fp32".to_owned(),
         machine: Machine::here(),
         inputs: String::new(),
         warmup_s: options.effort.warmup_s,
@@ -331,12 +353,17 @@ pub fn bench(models: &[Model], options: &BenchOptions, clock: &mut dyn Clock) ->
         for &batch in &options.batches {
             let feeds = (options.feeds)(batch)?;
             (options.progress)(&format!("measure, batch {batch}, {}", in_words(threads)));
-            let rounds = measure(&mut sessions, &feeds, &options.effort, clock)?;
+            let (rounds, copies) = if options.bind {
+                measure_bound(&mut sessions, &feeds, &options.effort, clock)?
+            } else {
+                (measure(&mut sessions, &feeds, &options.effort, clock)?, Vec::new())
+            };
             let before = report.rows.len();
             for (i, (_, session)) in sessions.iter().enumerate() {
                 let mut row = row(i, &rounds, options.seed);
                 row.device_share = session.placement().map_or(1.0, |p| p.share());
                 row.load_ms = load_ms.get(i).copied().unwrap_or(f64::NAN);
+                row.copies = copies.get(i).copied();
                 (row.batch, row.threads) = (batch, threads);
                 row.samples_per_s = batch as f64 / row.median_ms * 1e3;
                 report.rows.push(row);
@@ -362,7 +389,7 @@ pub fn bench(models: &[Model], options: &BenchOptions, clock: &mut dyn Clock) ->
     Ok(report)
 }
 
-fn of_model(e: Error, model: &str) -> Error {
+pub(super) fn of_model(e: Error, model: &str) -> Error {
     match e {
         Error::Runtime { runtime, message } => Error::Runtime { runtime, message: format!("{model}: {message}") },
         other => other,
@@ -400,6 +427,7 @@ fn row(i: usize, rounds: &Rounds, seed: u64) -> BenchRow {
         first_ms: rounds.first_ms.get(i).copied().unwrap_or(f64::NAN),
         memory_bytes: None,
         device_share: 1.0,
+        copies: None,
         outliers: stats::outliers(ms),
         comparison: if i == 0 { None } else { Comparison::of(ms, first, seed) },
     }

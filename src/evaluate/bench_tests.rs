@@ -129,6 +129,7 @@ fn rows_come_by_threads_batch_and_model() {
     let steps = Cell::new(0);
     let runtime_time = time.clone();
     let options = BenchOptions {
+        bind: false,
         runtime: &|threads| {
             asked.borrow_mut().push(threads);
             Ok(Arc::new(FakeRuntime(runtime_time.clone(), Log::default())))

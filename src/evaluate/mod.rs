@@ -3,9 +3,11 @@
 pub mod advice;
 pub mod baseline;
 pub mod bench;
+pub mod bound;
 pub mod check;
 pub mod diff;
 pub mod gate;
+pub mod half;
 pub mod inputs;
 pub mod layer_times;
 pub mod machine;

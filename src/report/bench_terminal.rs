@@ -92,7 +92,21 @@ fn measured(r: &BenchReport, block: &[BenchRow], width: u16) -> String {
             1.0 / c.ratio
         ))
     });
-    table + &compared.collect::<String>()
+    let copied = block.iter().filter_map(|row| Some(format!("{}\n", copies(row)?)));
+    table + &compared.collect::<String>() + &copied.collect::<String>()
+}
+
+/// `A copies in … and out …, which its times leave out`
+pub(super) fn copies(row: &BenchRow) -> Option<String> {
+    let c = row.copies?;
+    Some(format!(
+        "{} copies {} in within {} and {} out within {}, which its times leave out",
+        letter(row.model),
+        text::bytes(c.input_bytes),
+        time(c.upload_ms),
+        text::bytes(c.output_bytes),
+        time(c.download_ms)
+    ))
 }
 
 /// Milliseconds with three digits.
@@ -110,7 +124,8 @@ pub(super) fn time(ms: f64) -> String {
 
 /// The runtime and device.
 pub(super) fn runtime(r: &BenchReport) -> String {
-    format!("{} {} on {}", r.runtime, r.runtime_version, r.device)
+    let precision = if r.precision == "fp32" { String::new() } else { format!(", {}", r.precision) };
+    format!("{} {} on {}{precision}", r.runtime, r.runtime_version, r.device)
 }
 
 /// The machine in a line.

@@ -1,11 +1,11 @@
 //! The results of `onnx-prune bench` as CSV and Markdown.
 
-use super::bench_terminal::{letter, machine, operators, runtime, time};
+use super::bench_terminal::{copies, letter, machine, operators, runtime, time};
 use super::text;
 use crate::evaluate::bench::{BenchReport, BenchRow, in_words};
 
 /// The columns of the CSV form; units are in the names.
-const COLUMNS: [&str; 21] = [
+const COLUMNS: [&str; 24] = [
     "model",
     "batch",
     "threads",
@@ -27,6 +27,9 @@ const COLUMNS: [&str; 21] = [
     "ratio_high",
     "verdict",
     "device",
+    "upload_ms",
+    "download_ms",
+    "precision",
 ];
 
 /// One line a model, batch and number of threads. What is absent is empty.
@@ -36,7 +39,7 @@ pub fn csv(r: &BenchReport) -> String {
         let c = row.comparison.as_ref();
         let number = |x: Option<f64>| x.filter(|x| x.is_finite()).map_or_else(String::new, |x| x.to_string());
         let some = |x: f64| number(Some(x));
-        let cells: [String; 21] = [
+        let cells: [String; 24] = [
             text::csv_field(r.models.get(row.model).map_or("", |m| &m.path)),
             row.batch.to_string(),
             row.threads.to_string(),
@@ -58,6 +61,9 @@ pub fn csv(r: &BenchReport) -> String {
             number(c.map(|c| c.high)),
             c.map_or_else(String::new, |c| c.verdict.words().to_owned()),
             text::csv_field(&r.device),
+            number(row.copies.map(|c| c.upload_ms)),
+            number(row.copies.map(|c| c.download_ms)),
+            r.precision.clone(),
         ];
         out += &(cells.join(",") + "\n");
     }
@@ -85,8 +91,9 @@ pub fn markdown(r: &BenchReport) -> String {
             out += &format!("| {op} | {} |\n", times.iter().map(cell).collect::<Vec<_>>().join(" | "));
         }
     }
-    let gates = r.gates.iter().map(|g| &g.text);
-    let lines: Vec<String> = gates.chain(&r.notes).chain(&r.advice).map(|line| format!("* {line}\n")).collect();
+    let gates = r.gates.iter().map(|g| g.text.clone());
+    let said = gates.chain(r.rows.iter().filter_map(copies)).chain(r.notes.iter().chain(&r.advice).cloned());
+    let lines: Vec<String> = said.map(|line| format!("* {line}\n")).collect();
     if lines.is_empty() { out } else { format!("{out}\n{}", lines.concat()) }
 }
 

@@ -65,6 +65,11 @@ impl Device {
         }
     }
 
+    /// Whether inputs have to be copied to it: it has memory of its own, which ONNX Runtime can be asked for.
+    pub fn has_memory(&self) -> bool {
+        matches!(self, Self::Cuda(_) | Self::TensorRt(_))
+    }
+
     /// How to get a library that has the provider.
     pub fn install(&self) -> &'static str {
         match self {

@@ -12,6 +12,8 @@ mod discover;
 #[cfg(feature = "ort")]
 pub mod ort;
 #[cfg(feature = "ort")]
+mod ort_bound;
+#[cfg(feature = "ort")]
 mod ort_values;
 mod profile;
 #[cfg(feature = "tract")]
@@ -117,10 +119,33 @@ pub trait Session: Send {
         self.run(inputs).map(drop)
     }
 
+    /// Keeps inputs where the model computes, and leaves outputs there, so that runs copy neither.
+    ///
+    /// # Errors
+    /// When the runtime cannot do that, or the device has no room.
+    fn bind(&mut self, feeds: &[walk::Feed]) -> Result<Box<dyn Bound + '_>> {
+        let _ = feeds;
+        Err(Error::Usage(
+            "this runtime cannot keep inputs on a device (I/O binding); ONNX Runtime can (--runtime ort)".into(),
+        ))
+    }
+
     /// Where the nodes ran, after the first run on a device other than the processor.
     fn placement(&self) -> Option<&Placement> {
         None
     }
+}
+
+/// A session with inputs and outputs in the memory of what it computes on, see [`Session::bind`].
+pub trait Bound {
+    /// Computes on one of the feeds, and waits until the device is done.
+    fn compute(&mut self, feed: usize) -> Result<()>;
+    /// Copies a feed from the processor's memory to where it is bound, and waits.
+    fn upload(&mut self, feed: usize) -> Result<()>;
+    /// Copies the outputs of the last run to the processor's memory, and waits. The first call also takes the memory.
+    fn download(&mut self) -> Result<()>;
+    /// What was copied last, under the ONNX names, in graph order.
+    fn downloaded(&self) -> Result<walk::Feed>;
 }
 
 /// Something that runs ONNX models.

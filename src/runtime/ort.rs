@@ -3,8 +3,10 @@
 //! The library and its environment are one per process and stay until it ends.
 
 use super::discover::{self, Here, Place};
+use super::ort_bound::OrtBound;
 use super::ort_values::{to_array, to_value};
-use super::{Array, Device, Placement, Profile, ProviderInfo, Runtime, Session};
+use super::walk::Feed;
+use super::{Array, Bound, Device, Placement, Profile, ProviderInfo, Runtime, Session};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use ort::LoadDynamicError;
@@ -217,8 +219,8 @@ impl Runtime for Ort {
     }
 }
 
-struct OrtSession {
-    session: session::Session,
+pub(super) struct OrtSession {
+    pub(super) session: session::Session,
     /// Where the first run's profile goes. Dropped after the session, which may still write there.
     watch: Option<tempfile::TempDir>,
     placement: Option<Placement>,
@@ -226,6 +228,10 @@ struct OrtSession {
 }
 
 impl OrtSession {
+    pub(super) fn device(&self) -> &Device {
+        &self.runtime.device
+    }
+
     fn start(&mut self, inputs: &[(String, Array)]) -> Result<session::SessionOutputs<'_>> {
         let mut values = Vec::new();
         for (name, array) in inputs {
@@ -249,7 +255,7 @@ impl OrtSession {
     }
 
     /// Every time: an error is not to be got over by running again.
-    fn check(&mut self) -> Result<()> {
+    pub(super) fn check(&mut self) -> Result<()> {
         self.look()?;
         match &self.placement {
             Some(p) if p.nodes > 0 && p.on_device == 0 && !self.runtime.allow_fallback => {
@@ -280,6 +286,10 @@ impl Session for OrtSession {
     fn compute(&mut self, inputs: &[(String, Array)]) -> Result<()> {
         drop(self.start(inputs)?);
         self.check()
+    }
+
+    fn bind(&mut self, feeds: &[Feed]) -> Result<Box<dyn Bound + '_>> {
+        Ok(Box::new(OrtBound::new(self, feeds)?))
     }
 
     fn placement(&self) -> Option<&Placement> {

@@ -123,3 +123,59 @@ fn reasons_are_told() {
     assert_eq!(reason(&old), "is version 1.16.3; 1.17 or newer is needed");
     assert_eq!(reason(&LoadDynamicError::MissingApi { path }), "is not ONNX Runtime");
 }
+
+#[test]
+fn bound_runs_give_the_same_bits() {
+    let Some(ort) = runtime() else { return };
+    for name in ["residual.bn", "shuffle.folded", "squeeze_excite.bn", "depthwise.folded"] {
+        let model = fixture(name);
+        let feeds: Vec<_> = [(1, 1), (2, 3), (3, 1)]
+            .map(|(seed, batch)| random_inputs(&model, seed, &|_, axis| if axis == 0 { batch } else { 32 }).unwrap())
+            .into();
+        let mut session = ort.load(&model).unwrap();
+        let expected: Vec<_> = feeds.iter().map(|feed| session.run(feed).unwrap()).collect();
+        assert_ne!(expected[0], expected[2]);
+        let mut bound = session.bind(&feeds).unwrap();
+        // Each twice, since the second run takes the memory of the first.
+        for k in [0, 1, 2, 1, 0, 2] {
+            bound.upload(k).unwrap();
+            bound.compute(k).unwrap();
+            bound.download().unwrap();
+            assert_eq!(bound.downloaded().unwrap(), expected[k], "{name}, feed {k}");
+            bound.download().unwrap();
+            assert_eq!(bound.downloaded().unwrap(), expected[k], "{name}, feed {k} again");
+        }
+        assert!(bound.compute(3).is_err() && bound.upload(3).is_err());
+        drop(bound);
+        assert_eq!(session.run(&feeds[1]).unwrap(), expected[1]);
+    }
+}
+
+#[test]
+fn all_types_can_be_bound() {
+    let Some(ort) = runtime() else { return };
+    let data = [
+        Data::F32(vec![1.5, -2.0]),
+        Data::F64(vec![1.5, -2.0]),
+        Data::F16(vec![f16::from_f32(1.5), f16::from_f32(-2.0)]),
+        Data::I64(vec![7, -8]),
+        Data::I32(vec![7, -8]),
+        Data::U8(vec![7, 200]),
+        Data::I8(vec![7, -8]),
+        Data::Bool(vec![true, false]),
+    ];
+    for data in data {
+        let array = Array { dims: vec![2, 1], data };
+        let mut session = ort.load(&identity(&array)).unwrap();
+        let feed = vec![("x".to_owned(), array.clone())];
+        let mut bound = session.bind(&[feed]).unwrap();
+        bound.compute(0).unwrap();
+        bound.download().unwrap();
+        assert_eq!(bound.downloaded().unwrap(), [("y".to_owned(), array)]);
+    }
+    let array = Array { dims: vec![2], data: Data::F32(vec![1.0, 2.0]) };
+    let mut session = ort.load(&identity(&array)).unwrap();
+    assert!(session.bind(&[vec![("z".to_owned(), array)]]).is_err());
+    let short = Array { dims: vec![3], data: Data::F32(vec![1.0]) };
+    assert!(session.bind(&[vec![("x".to_owned(), short)]]).is_err());
+}

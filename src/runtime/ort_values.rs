@@ -5,7 +5,7 @@ use super::{Array, Data};
 use crate::error::Result;
 use half::bf16;
 use ort::session::SessionInputValue;
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef, ValueType};
 use std::fmt::Debug;
 
 /// A view of the array.
@@ -33,7 +33,29 @@ pub(super) fn to_value<'a>(name: &str, array: &'a Array) -> Result<SessionInputV
     value.map_err(failure)
 }
 
-/// A copy of the value.
+/// A copy of the array.
+pub(super) fn to_tensor(name: &str, array: &Array) -> Result<DynTensor> {
+    fn owned<T>(dims: &[usize], data: &[T]) -> ort::Result<DynTensor>
+    where
+        T: PrimitiveTensorElementType + Debug + Clone + 'static,
+    {
+        Ok(Tensor::from_array((dims.to_vec(), data.to_vec()))?.upcast())
+    }
+    let dims = array.dims.as_slice();
+    let value = match &array.data {
+        Data::F32(v) => owned(dims, v),
+        Data::F64(v) => owned(dims, v),
+        Data::F16(v) => owned(dims, v),
+        Data::I64(v) => owned(dims, v),
+        Data::I32(v) => owned(dims, v),
+        Data::U8(v) => owned(dims, v),
+        Data::I8(v) => owned(dims, v),
+        Data::Bool(v) => owned(dims, v),
+    };
+    value.map_err(|e| error(format!("input {name:?}: {e}")))
+}
+
+/// A copy of the value, which has to lie in the processor's memory.
 pub(super) fn to_array(name: &str, value: &DynValue) -> Result<Array> {
     fn elements<T: PrimitiveTensorElementType + Clone>(value: &DynValue) -> ort::Result<Vec<T>> {
         Ok(value.try_extract_tensor::<T>()?.1.to_vec())

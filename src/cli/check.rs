@@ -19,6 +19,7 @@ use onnx_prune::evaluate::gate::Limit;
 use onnx_prune::evaluate::inputs;
 use onnx_prune::evaluate::metric::{Metric, Where};
 use onnx_prune::onnx::Model;
+use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{check_text, json, terminal};
 use onnx_prune::runtime::{RuntimeOptions, choose_with};
 use std::io::Write;
@@ -104,7 +105,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "N", default_value_t = 224, value_parser = parse::at_least_one, help_heading = "Speed")]
     extent: usize,
 
-    /// Write the report to FILE.json, FILE.md or FILE.xml (JUnit) (repeatable)
+    /// Write the report to FILE.json, FILE.md, FILE.html or FILE.xml (JUnit) (repeatable)
     #[arg(long, value_name = "FILE", value_parser = ReportFile::any, value_hint = ValueHint::FilePath, help_heading = "Output")]
     report: Vec<ReportFile>,
     /// How the result is printed
@@ -142,7 +143,7 @@ impl CheckArgs {
         report::probe(&self.report, &read)
     }
 
-    fn accuracy(&self, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<Diff> {
+    fn accuracy(&self, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<(Diff, Dataset)> {
         let Some((path, options)) = self.data.resolve(&self.original, self.seed)? else {
             return Err(Error::Usage(format!("--max-drop and --min-agreement need data: {NO_DATA}")).into());
         };
@@ -155,7 +156,8 @@ impl CheckArgs {
             layer_samples: self.layer_samples,
             limits: self.accuracy_limits(),
         };
-        Ok(compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?)
+        let diff = compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
+        Ok((diff, data))
     }
 
     fn on(&self, threads: usize) -> RuntimeOptions {
@@ -213,11 +215,15 @@ fn text(report: &CheckReport, format: Format) -> anyhow::Result<String> {
     })
 }
 
-fn written(report: &CheckReport, form: Form) -> anyhow::Result<String> {
+fn written(report: &CheckReport, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     match form {
         Form::Json => text(report, Format::Json),
         Form::Markdown => text(report, Format::Markdown),
         Form::Junit => text(report, Format::Junit),
+        Form::Html => {
+            let reproduce = Provenance::here(report::command_line());
+            Ok(html::page(&Page { check: Some(report), thumbnails: pictures, reproduce, ..Page::default() })?)
+        }
     }
 }
 
@@ -239,10 +245,15 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     diff::check(original, pruned)?;
     let measured = accuracy != Limits::default();
     let measured = if measured { Some(args.accuracy(original, pruned, &progress)?) } else { None };
+    let pictures = match &measured {
+        Some((diff, data)) if report::has_page(&args.report) => html::thumbnails(diff, data)?,
+        _ => Vec::new(),
+    };
+    let measured = measured.map(|m| m.0);
     let timed = if speed.is_empty() { None } else { Some(args.latency(&models, &progress)?) };
     let report = judge(original, pruned, &size, measured, timed, &speed)?;
     progress.stage("write");
-    report::stage(&args.report, |form| written(&report, form))?.into_iter().try_for_each(Staged::publish)?;
+    report::stage(&args.report, |form| written(&report, form, &pictures))?.into_iter().try_for_each(Staged::publish)?;
     summary(&report)?;
     drop(progress);
     if !args.common.quiet {

@@ -12,6 +12,8 @@ pub enum Form {
     Markdown,
     /// JUnit XML, a test case for each limit
     Junit,
+    /// A page for a browser
+    Html,
 }
 
 /// A file to write.
@@ -24,12 +26,12 @@ pub struct ReportFile {
 impl ReportFile {
     /// For clap: any form.
     pub fn any(text: &str) -> Result<Self, String> {
-        Self::of(text, &[Form::Json, Form::Markdown, Form::Junit])
+        Self::of(text, &[Form::Json, Form::Markdown, Form::Html, Form::Junit])
     }
 
     /// For clap: all but JUnit, which speaks of limits.
     pub fn document(text: &str) -> Result<Self, String> {
-        Self::of(text, &[Form::Json, Form::Markdown])
+        Self::of(text, &[Form::Json, Form::Markdown, Form::Html])
     }
 
     fn of(text: &str, known: &[Form]) -> Result<Self, String> {
@@ -38,6 +40,7 @@ impl ReportFile {
         let form = match end.as_deref() {
             Some("json") => Some(Form::Json),
             Some("md" | "markdown") => Some(Form::Markdown),
+            Some("html" | "htm") => Some(Form::Html),
             Some("xml") => Some(Form::Junit),
             _ => None,
         };
@@ -57,6 +60,7 @@ impl Form {
             Form::Json => "FILE.json",
             Form::Markdown => "FILE.md",
             Form::Junit => "FILE.xml",
+            Form::Html => "FILE.html",
         }
     }
 }
@@ -66,6 +70,16 @@ pub fn probe(reports: &[ReportFile], read: &[(&str, &Path)]) -> anyhow::Result<(
     let written: Vec<(&str, &Path)> = named(reports).collect();
     output::check_distinct(&written, read)?;
     written.iter().try_for_each(|(_, path)| output::probe(path))
+}
+
+/// Whether a page for a browser is among them.
+pub fn has_page(reports: &[ReportFile]) -> bool {
+    reports.iter().any(|r| r.form == Form::Html)
+}
+
+/// The command as it was given.
+pub fn command_line() -> Vec<String> {
+    std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect()
 }
 
 /// The files, as [`output::check_distinct`] wants them.

@@ -120,10 +120,16 @@ pub(super) fn capital(text: &str) -> String {
     chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
+/// With a capital and a full stop.
+pub(super) fn sentence(text: &str) -> String {
+    let end = if text.ends_with(['.', '!', '?', ':']) { "" } else { "." };
+    format!("{}{end}", capital(text))
+}
+
 /// What the other formats of a diff tell, for this one; a table without a title gets `caption`.
 pub(super) fn from_view(block: diff_view::Block, caption: &str) -> Block {
     match block {
-        diff_view::Block::Fact(name, text) => Block::Fact(name.into(), text),
+        diff_view::Block::Fact(name, text) => Block::Fact(name.into(), sentence(&text)),
         diff_view::Block::Table(title, header, rows, right) => {
             let caption = if title.is_empty() { caption.into() } else { capital(&title) };
             let rows = rows.into_iter().map(|r| r.into_iter().map(Cell::text).collect()).collect();

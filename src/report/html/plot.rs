@@ -23,8 +23,9 @@ const NAMES: [(&str, &str); 5] = [
     ("#010205", "var(--cut)"),
 ];
 
-const WIDTH: u32 = 560;
-const FONT: (&str, i32) = ("sans-serif", 13);
+/// Wide enough for the figures, narrow enough that text can be read when it is shrunk to a phone.
+const WIDTH: u32 = 440;
+const FONT: (&str, i32) = ("sans-serif", 12);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -284,7 +285,11 @@ fn trimmed(x: f64) -> String {
 /// Differences by class in points, bars up and down from nothing.
 pub(super) fn classes(points: &[(String, f64)]) -> Result<String> {
     let n = points.len();
-    let most = points.iter().map(|p| p.1.abs()).fold(0.0, f64::max).max(0.1) * 1.1;
+    let ends = |f: fn(f64, f64) -> f64| points.iter().map(|p| p.1).fold(0.0, f);
+    let (low, high) = (ends(f64::min), ends(f64::max));
+    let span = (high - low).max(0.1);
+    // Names of classes stand below all bars.
+    let (bottom, top) = (low - span * 0.16, high + span * 0.08);
     let down = points.iter().filter(|p| p.1 < 0.0).count();
     let up = points.iter().filter(|p| p.1 > 0.0).count();
     let about = format!(
@@ -295,24 +300,17 @@ pub(super) fn classes(points: &[(String, f64)]) -> Result<String> {
     picture("plot-classes", 220, "Change of top1 by class", &about, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
-            .x_label_area_size(38)
+            .x_label_area_size(26)
             .y_label_area_size(54)
-            .build_cartesian_2d(0.0..n as f64, -most..most)?;
-        let name = |x: &f64| {
-            let at = x.floor();
-            points
-                .get(at as usize)
-                .filter(|_| (x - at - 0.5).abs() < 0.01 || n > 20)
-                .map_or(String::new(), |p| p.0.clone())
-        };
-        axes!(chart, "class", "points", (0, 5), &name, &|y: &f64| trimmed(*y))?;
+            .build_cartesian_2d(0.0..n as f64, bottom..top)?;
+        axes!(chart, "class", "points", (0, 5), &|_: &f64| String::new(), &|y: &f64| trimmed(*y))?;
         chart.draw_series(LineSeries::new([(0.0, 0.0), (n as f64, 0.0)], BEFORE.stroke_width(1)))?;
         for (i, (label, value)) in points.iter().enumerate() {
             let bar = [(i as f64 + 0.15, value.min(0.0)), (i as f64 + 0.85, value.max(0.0))];
             let colour = if *value < 0.0 { CUT } else { AFTER };
             chart.draw_series([Rectangle::new(bar, colour.filled())])?;
             if n <= 24 {
-                let at = (i as f64 + 0.5, -most);
+                let at = (i as f64 + 0.5, bottom);
                 chart.draw_series([Text::new(label.clone(), at, style((HPos::Center, VPos::Bottom)))])?;
             }
         }

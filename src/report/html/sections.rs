@@ -4,7 +4,7 @@ use super::super::bench_terminal::{machine, runtime, time};
 use super::super::data_terminal::number;
 use super::super::diff_view::{self, Limits, class};
 use super::super::text::{self, percent, plural};
-use super::part::{Block, Cell, Figure, Gallery, Item, Section, Table, from_view};
+use super::part::{Block, Cell, Figure, Gallery, Item, Section, Table, capital, from_view, sentence};
 use super::plot::{self, Span};
 use super::thumbs::{self, BROKEN, FIXED, WORST};
 use super::{Page, Provenance};
@@ -57,13 +57,13 @@ fn accuracy(page: &Page) -> Result<Vec<Block>> {
     let Some(d) = page.diff() else {
         return Ok(page.prune.and_then(|p| p.accuracy.as_ref()).map_or_else(Vec::new, measured));
     };
-    let mut out = vec![Block::Text(format!("{}.", super::part::capital(&diff_view::verdict(d))))];
+    let mut out = vec![Block::Text(sentence(&diff_view::verdict(d)))];
     out.extend(intervals(d)?);
     if !d.accuracy.is_empty() {
         let star = if d.primary.is_some() { " (* is the primary metric)" } else { "" };
         out.push(from_view(diff_view::metrics(d), &format!("Metrics{star}")));
     }
-    out.push(Block::Text(format!("{}.", super::part::capital(&diff_view::data(d)))));
+    out.push(Block::Text(sentence(&diff_view::data(d))));
     if let Some(pairs) = d.accuracy.get(Metric::Top1.name()).and_then(|s| s.pairs) {
         let words = [
             "right in both",
@@ -88,7 +88,10 @@ fn accuracy(page: &Page) -> Result<Vec<Block>> {
     for (i, block) in tables.into_iter().flatten().enumerate() {
         out.push(fold(from_view(block, ""), many || i > 0));
     }
-    out.extend(diff_view::outputs(d, &VIEW).into_iter().map(|b| fold(from_view(b, ""), true)));
+    // What the tables mean, then the tables.
+    let outputs = diff_view::outputs(d, &VIEW).into_iter().map(|b| fold(from_view(b, ""), true));
+    let (tables, facts): (Vec<Block>, Vec<Block>) = outputs.partition(|b| matches!(b, Block::Table(_)));
+    out.extend(tables.into_iter().chain(facts));
     Ok(out)
 }
 
@@ -349,8 +352,7 @@ fn pins(pins: &[Pin]) -> Vec<Block> {
         };
         let rows: Vec<Vec<Cell>> = pins.iter().map(row).collect();
         let folded = rows.len() > 5;
-        let table =
-            Table::new(&super::part::capital(reason), &["tensor", "held", "layer", "held by"], rows, &[]).cut(ROWS);
+        let table = Table::new(&capital(reason), &["tensor", "held", "layer", "held by"], rows, &[]).cut(ROWS);
         Block::Table(Table { folded, ..table })
     };
     let mut out: Vec<Block> = all.into_iter().map(table).collect();
@@ -435,12 +437,12 @@ fn notes(page: &Page) -> Vec<Block> {
             Some(d) => format!("{} (largest relative difference {d:.1e}, {})", p.verify.note, p.verify.runtime),
             None => p.verify.note.clone(),
         };
-        out.push(Block::Fact("Verified".into(), proof));
-        out.extend(p.notes.iter().map(|n| Block::Text(n.clone())));
+        out.push(Block::Fact("Verified".into(), sentence(&proof)));
+        out.extend(p.notes.iter().map(|n| Block::Text(sentence(n))));
     }
-    out.extend(page.diff().iter().flat_map(|d| &d.notes).map(|n| Block::Text(n.clone())));
+    out.extend(page.diff().iter().flat_map(|d| &d.notes).map(|n| Block::Text(sentence(n))));
     let bench = page.bench();
-    out.extend(bench.iter().flat_map(|b| b.notes.iter().chain(&b.advice)).map(|n| Block::Text(n.clone())));
+    out.extend(bench.iter().flat_map(|b| b.notes.iter().chain(&b.advice)).map(|n| Block::Text(sentence(n))));
     out
 }
 

@@ -119,6 +119,7 @@ fn a_check_has_its_verdict_first_and_the_figures_of_the_json() {
     let limits = "--max-drop 90 --min-agreement 0.1 --max-macs 0.52 --max-params 0.9 --max-ratio 50 --runs 12";
     ok(&dir, &format!("check net.onnx small.onnx {limits} {DATA} --layer-samples 8 --report r.html --report r.json"));
     let (html, report) = (text(&dir, "r.html"), value(&dir, "r.json"));
+    keep("check.html", &html);
     let said = sound(&html);
     first(
         &html,
@@ -234,10 +235,19 @@ fn a_pruning_run_shows_its_channels_scores_and_pins() {
     let model = onnx::load(&fixture("residual.bn.onnx")).unwrap();
     let (report, value) = pruned(&model, Budget::Ratio(0.4));
     let html = page(&Page { prune: Some(&report), ..Page::default() }).unwrap();
+    keep("prune.html", &html);
     let said = sound(&html);
     first(
         &html,
-        &["<h2 id=\"verdict-h\">", "id=\"size\"", "id=\"channels\"", "id=\"scores\"", "id=\"pins\"", "id=\"notes\""],
+        &[
+            "</span> Budget met</h2>",
+            "ratio 0.4 asked",
+            "id=\"size\"",
+            "id=\"channels\"",
+            "id=\"scores\"",
+            "id=\"pins\"",
+            "id=\"notes\"",
+        ],
     );
     for g in value["groups"].as_array().unwrap() {
         let change = format!("{} → {}", g["channels_before"], g["channels_after"]);
@@ -275,6 +285,7 @@ fn three_hundred_layers_fit_on_a_page() {
         report.pins.push(p);
     }
     let html = page(&Page { prune: Some(&report), ..Page::default() }).unwrap();
+    keep("large.html", &html);
     sound(&html);
     assert!(html.len() < 400_000, "{}", html.len());
     assert!(sound(&page(&Page::default()).unwrap()).contains("No limits"));

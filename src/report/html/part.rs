@@ -103,6 +103,11 @@ impl Table {
         self.right.contains(column)
     }
 
+    /// Too long to be printed unless it was opened.
+    pub fn is_long(&self) -> bool {
+        self.rows.len() > 60
+    }
+
     /// Without the rows after the first `most`.
     pub fn cut(mut self, most: usize) -> Table {
         let over = self.rows.len().saturating_sub(most);

@@ -81,13 +81,13 @@ macro_rules! axes {
     };
 }
 
-/// Channels before (outlines) and after (filled), one bar a group.
+/// Channels before (the whole bar) and after (its filled part), one bar a group.
 pub(super) fn channels(groups: &[GroupReport]) -> Result<String> {
     let most = groups.iter().map(|g| g.channels_before).max().unwrap_or(0).max(1);
     let n = groups.len();
     let (before, after) = (sum(groups, |g| g.channels_before), sum(groups, |g| g.channels_after));
     let about = format!(
-        "One bar for each of {}, in the order of the network: the outline is the channels before, the filled part those after. \
+        "One bar for each of {}, in the order of the network: the whole height is the channels before, the lower, filled part those after. \
          In all {before} before and {after} after. The table of groups has every figure.",
         text::plural(n, "group")
     );
@@ -96,14 +96,16 @@ pub(super) fn channels(groups: &[GroupReport]) -> Result<String> {
             .margin(8)
             .x_label_area_size(38)
             .y_label_area_size(54)
-            .build_cartesian_2d(0.0..n as f64, 0.0..most as f64 * 1.05)?;
+            .build_cartesian_2d(0.5..n as f64 + 0.5, 0.0..most as f64 * 1.05)?;
         let whole = |x: &f64| format!("{x:.0}");
-        axes!(chart, "group, in the order of the network", "channels", (8.min(n + 1), 5), &whole, &whole)?;
+        axes!(chart, "group, in the order of the network", "channels", (8.min(n), 5), &whole, &whole)?;
         for (i, g) in groups.iter().enumerate() {
-            let (from, to) = (i as f64 + 0.14, i as f64 + 0.86);
+            // With many groups there is no room for outlines and gaps.
+            let (half, before) = if n > 60 { (0.5, BEFORE.filled()) } else { (0.36, BEFORE.stroke_width(1)) };
+            let (from, to) = (i as f64 + 1.0 - half, i as f64 + 1.0 + half);
             let bar = |height: usize, s: ShapeStyle| Rectangle::new([(from, 0.0), (to, height as f64)], s);
-            chart.draw_series([bar(g.channels_after, AFTER.filled())])?;
-            chart.draw_series([bar(g.channels_before, BEFORE.stroke_width(1))])?;
+            let (outer, inner) = (bar(g.channels_before, before), bar(g.channels_after, AFTER.filled()));
+            chart.draw_series(if n > 60 { [outer, inner] } else { [inner, outer] })?;
         }
         Ok(())
     })
@@ -133,7 +135,7 @@ pub(super) fn scores(h: &ScoreHistogram) -> Result<String> {
             .margin_right(24)
             .x_label_area_size(38)
             .y_label_area_size(54)
-            .build_cartesian_2d(0.0..n as f64, -down * 1.1..up * 1.1)?;
+            .build_cartesian_2d(0.0..n as f64, -down * 1.1..up * 1.3)?;
         // Bins are drawn equally wide; the last one reaches further.
         let edge = |x: &f64| match h.edges.get(x.round() as usize) {
             Some(e) if x.round() as usize == n => format!("≤ {}", number(*e)),
@@ -149,12 +151,12 @@ pub(super) fn scores(h: &ScoreHistogram) -> Result<String> {
         chart.draw_series(LineSeries::new([(0.0, 0.0), (n as f64, 0.0)], BEFORE.stroke_width(1)))?;
         let right = n as f64 * 0.985;
         let word = |text: &'static str, y: f64, v: VPos| Text::new(text, (right, y), style((HPos::Right, v)));
-        chart.draw_series([word("stays", up * 1.05, VPos::Top), word("removed", -down * 1.05, VPos::Bottom)])?;
+        chart.draw_series([word("stays", up * 1.28, VPos::Top), word("removed", -down * 1.05, VPos::Bottom)])?;
         if let Some(cut) = h.cut {
             let x = place(&h.edges, cut);
-            chart.draw_series(DashedLineSeries::new([(x, -down * 1.1), (x, up * 1.1)], 6, 4, CUT.stroke_width(2)))?;
+            chart.draw_series(DashedLineSeries::new([(x, -down * 1.1), (x, up * 1.3)], 6, 4, CUT.stroke_width(2)))?;
             let s = style((HPos::Left, VPos::Top)).color(&CUT);
-            chart.draw_series([Text::new(format!(" cut {}", number(cut)), (x, up * 1.05), s)])?;
+            chart.draw_series([Text::new(format!("cut {}", number(cut)), (x + 0.4, up * 1.28), s)])?;
         }
         Ok(())
     })

@@ -260,8 +260,7 @@ fn channels(p: &PruneReport) -> Result<Vec<Block>> {
     if p.groups.is_empty() {
         return Ok(out);
     }
-    let caption =
-        "Outline: channels before. Filled: channels after. One bar for each group of layers that share their channels.";
+    let caption = "The whole bar is the channels before, its lower, filled part those after. One bar for each group of layers that share their channels.";
     out.push(Block::Figure(Figure { svg: plot::channels(&p.groups)?, caption: caption.into() }));
     let most = p.groups.iter().map(|g| g.channels_before).max().unwrap_or(0).max(1) as f64;
     let row = |g: &crate::report::GroupReport| {
@@ -434,6 +433,7 @@ fn notes(page: &Page) -> Vec<Block> {
     let mut out = Vec::new();
     if let Some(p) = page.prune {
         let proof = match p.verify.max_rel_diff {
+            Some(0.0) => format!("{} (no difference, {})", p.verify.note, p.verify.runtime),
             Some(d) => format!("{} (largest relative difference {d:.1e}, {})", p.verify.note, p.verify.runtime),
             None => p.verify.note.clone(),
         };

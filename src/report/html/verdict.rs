@@ -3,6 +3,7 @@
 use super::super::{diff_view, text};
 use super::Page;
 use crate::evaluate::metric::Metric;
+use crate::report::PruneReport;
 
 /// What it comes to.
 pub(super) struct Verdict {
@@ -62,7 +63,10 @@ impl Verdict {
         let all = text::plural(limits.len(), "limit");
         let (tone, sign, word, mut sentence) = match (broken, doubtful, missed) {
             (0, _, Some(why)) => ("doubt", "!", "Missed", format!("The budget was missed: {why}.")),
-            (0, 0, None) if limits.is_empty() => ("plain", "i", "No limits", untested(page)),
+            (0, 0, None) if limits.is_empty() => match page.prune {
+                Some(p) => ("good", "✓", "Budget met", met(p)),
+                None => ("plain", "i", "No limits", untested(page)),
+            },
             (0, 0, None) => ("good", "✓", "Passed", format!("{all} kept.")),
             (0, d, None) => {
                 let many = if d == 1 { "it is" } else { "they are" };
@@ -82,6 +86,14 @@ impl Verdict {
         }
         Verdict { tone, sign, word, sentence, limits, figures: figures(page) }
     }
+}
+
+fn met(p: &PruneReport) -> String {
+    let (gone, all) = (p.channels_removed, p.channels_prunable);
+    format!(
+        "{} asked, {:.4} reached: {gone} of {all} prunable channels removed. No limit on accuracy was set.",
+        p.budget, p.ratio_reached
+    )
 }
 
 fn untested(page: &Page) -> String {

@@ -91,10 +91,10 @@ fn sound(html: &str) -> String {
             }
             Event::End(_) => drop(open.pop()),
             Event::Text(ref t) if open.last().is_some_and(|n| n != "style") => {
-                said += &String::from_utf8(t.to_vec()).unwrap();
+                said += std::str::from_utf8(t).unwrap();
                 said.push(' ');
             }
-            Event::GeneralRef(ref r) => said += &format!("&{};", String::from_utf8(r.to_vec()).unwrap()),
+            Event::GeneralRef(ref r) => said += &format!("&{};", std::str::from_utf8(r).unwrap()),
             Event::Eof => break,
             _ => {}
         }

@@ -77,9 +77,10 @@ pub fn has_page(reports: &[ReportFile]) -> bool {
     reports.iter().any(|r| r.form == Form::Html)
 }
 
-/// The command as it was given.
+/// The command as it was given, the program by its name alone.
 pub fn command_line() -> Vec<String> {
-    std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect()
+    let given = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
+    std::iter::once(env!("CARGO_PKG_NAME").to_owned()).chain(given).collect()
 }
 
 /// The files, as [`output::check_distinct`] wants them.

@@ -20,8 +20,10 @@ use std::collections::BTreeMap;
 
 /// Rows of a long table.
 const ROWS: usize = 400;
-/// Classes that are drawn.
+/// Classes in a table; of more, those that changed most.
 const CLASSES: usize = 100;
+/// Classes that are drawn; with more there are mostly too few samples in each for a bar to say much.
+const DRAWN: usize = 40;
 const VIEW: Limits = Limits { rows: 40, classes: CLASSES, name: 200 };
 
 /// A size of both models.
@@ -77,7 +79,7 @@ fn accuracy(page: &Page) -> Result<Vec<Block>> {
         let rows = words.into_iter().zip(counts).map(row).collect();
         out.push(Block::Table(Table::new("What was fixed and broken", &["", "samples", "share"], rows, &[1, 2])));
     }
-    if d.per_class.len() > 1 && d.per_class.len() <= CLASSES {
+    if (2..=DRAWN).contains(&d.per_class.len()) {
         let points: Vec<(String, f64)> =
             d.per_class.iter().map(|c| (c.class.to_string(), 100.0 * c.difference)).collect();
         let caption = "Change of top1 by class, in points. Bars below the line lost, bars above gained.";
@@ -462,7 +464,7 @@ fn reproduce(page: &Page) -> Vec<Block> {
     if machine.cores > 0 {
         rows.push(vec![Cell::text("Machine"), Cell::text(described(machine))]);
     }
-    out.push(Block::Table(Table::new("What it was made with", &["", "is"], rows, &[])));
+    out.push(Block::Table(Table::new("What it was made with", &["part", "which"], rows, &[])));
     let known = page.models().map(|m| [("original", &m.original), ("pruned", &m.pruned)]);
     let known = known.into_iter().flatten().map(|(role, m)| (role, m.path.as_str(), m.sha256.as_str()));
     let given = files.iter().map(|f| (f.role.as_str(), f.path.as_str(), f.sha256.as_str()));
@@ -470,7 +472,7 @@ fn reproduce(page: &Page) -> Vec<Block> {
     let row = |(role, path, sha): (&str, &str, &str)| vec![Cell::text(role), Cell::code(path), Cell::code(sha)];
     if !all.is_empty() {
         let rows = all.into_iter().map(row).collect();
-        out.push(Block::Table(Table::new("Model files", &["", "file", "SHA-256"], rows, &[])));
+        out.push(Block::Table(Table::new("Model files", &["model", "file", "SHA-256"], rows, &[])));
     }
     out
 }

@@ -1,10 +1,11 @@
 //! One page for what a run found: a file of HTML that needs nothing else, neither scripts nor a network.
 //!
-//! [`page`] puts a [`Page`] into `templates/report.html`. What is told is decided in `sections.rs`, the verdict in
+//! [`page`] puts a [`Page`] into `templates/report.html`. What is told is decided in `sections.rs` and `accuracy.rs`, the verdict in
 //! `verdict.rs`, the pictures are drawn in `plot.rs`, and the style is in `templates/report.css`. The template escapes all
 //! text; only pictures are put in as they are, and those escape their own. The page is well-formed XML too. The same [`Page`]
 //! gives the same bytes.
 
+mod accuracy;
 mod part;
 mod plot;
 mod sections;

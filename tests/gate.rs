@@ -235,7 +235,7 @@ fn no_runtime_and_no_device_are_told_at_once() {
     refused(&dir, &format!("{args} --runtime tract --device cuda"), &["processor only", "cuda"]);
     refused(
         &dir,
-        "net.onnx --target-macs 0.5 --no-data --device cuda --allow-fallback",
+        "net.onnx --target-macs 0.5 --round-to 8 --no-data --device cuda --allow-fallback",
         &["--device", "--min-speedup"],
     );
     // tract is the processor, and that is said.

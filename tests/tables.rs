@@ -44,6 +44,7 @@ fn report(groups: usize) -> PruneReport {
                 criterion: if i == 0 { "l2" } else { "bn-scale" }.into(),
             })
             .collect(),
+        scores: None,
         pins: vec![
             pin("head", "graph", "graph", "graph output \"logits\""),
             pin("/a/conv", "/a/softmax", "Softmax", "the statistic runs over this axis"),

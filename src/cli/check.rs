@@ -17,6 +17,7 @@ use onnx_prune::evaluate::check::{CheckReport, Measured, judge};
 use onnx_prune::evaluate::diff::{self, Diff, compare, stricter};
 use onnx_prune::evaluate::metric::{Metric, Where};
 use onnx_prune::onnx::Model;
+use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{check_text, json, terminal};
 use onnx_prune::runtime::choose_with;
 use std::io::Write;
@@ -82,7 +83,13 @@ impl CheckArgs {
         report::probe(&self.form.report, &read)
     }
 
-    fn accuracy(&self, held: &Held, original: &Model, pruned: &Model, progress: &Progress) -> anyhow::Result<Diff> {
+    fn accuracy(
+        &self,
+        held: &Held,
+        original: &Model,
+        pruned: &Model,
+        progress: &Progress,
+    ) -> anyhow::Result<(Diff, Dataset)> {
         let Some((path, options)) = self.data.resolve(&self.original, self.seed)? else {
             return Err(Error::Usage(format!("{} needs data: {NO_DATA}", held.on_data())).into());
         };
@@ -95,7 +102,8 @@ impl CheckArgs {
             layer_samples: self.layer_samples,
             limits: held.limits.accuracy,
         };
-        Ok(compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?)
+        let diff = compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
+        Ok((diff, data))
     }
 
     fn at(&self) -> At<'_> {
@@ -104,11 +112,15 @@ impl CheckArgs {
     }
 }
 
-fn text(report: &CheckReport, form: Form) -> anyhow::Result<String> {
+fn text(report: &CheckReport, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     Ok(match form {
         Form::Json => json::to_string(report)?,
         Form::Markdown => check_text::markdown(report),
         Form::Junit => check_text::junit(report)?,
+        Form::Html => {
+            let reproduce = Provenance::here(report::command_line());
+            html::page(&Page { check: Some(report), thumbnails: pictures, reproduce, ..Page::default() })?
+        }
     })
 }
 
@@ -131,17 +143,24 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let timed = held.needs_times() || args.speed.asked();
     let speed = if timed { Some(args.speed.prepare(args.at(), &models)?) } else { None };
     let mut measured = Measured::sizes(original, pruned);
+    let mut pictures = Vec::new();
     if held.needs_accuracy() {
-        measured.accuracy = Some(args.accuracy(&held, original, pruned, &progress)?);
+        let (diff, data) = args.accuracy(&held, original, pruned, &progress)?;
+        if args.form.has(Form::Html) {
+            pictures = html::thumbnails(&diff, &data)?;
+        }
+        measured.accuracy = Some(diff);
     }
     measured.latency = speed.map(|s| s.measure(&models, &progress)).transpose()?;
     let report = judge(measured, &held.limits, held.baseline.as_ref())?;
     progress.stage("write");
-    report::stage(&args.form.report, |form| text(&report, form))?.into_iter().try_for_each(Staged::publish)?;
+    report::stage(&args.form.report, |form| text(&report, form, &pictures))?
+        .into_iter()
+        .try_for_each(Staged::publish)?;
     step_summary(&check_text::markdown(&report))?;
     drop(progress);
     if !args.common.quiet {
-        let printed = args.form.printed().map(|form| text(&report, form));
+        let printed = args.form.printed().map(|form| text(&report, form, &pictures));
         super::print(&printed.unwrap_or_else(|| Ok(check_text::terminal(&report, terminal::width())))?)?;
         report.latency.iter().for_each(speed::warn);
     }

@@ -12,6 +12,7 @@ use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
 use onnx_prune::evaluate::diff::{Diff, Limits, Options, check, compare, stricter};
 use onnx_prune::evaluate::metric::{Metric, Where};
+use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{diff_markdown, diff_terminal, json, terminal};
 use onnx_prune::runtime::choose;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ pub struct DiffCommand {
     /// Fail with exit code 1 when a smaller share than A, from 0 to 1, is given to the same class
     #[arg(long, value_name = "A", allow_negative_numbers = true, help_heading = "Limits")]
     min_agreement: Option<f64>,
-    /// Write the report to FILE.json or FILE.md (repeatable)
+    /// Write the report to FILE.json, FILE.md or FILE.html (repeatable)
     #[arg(long, value_name = "FILE", value_parser = ReportFile::document, value_hint = ValueHint::FilePath, help_heading = "Output")]
     report: Vec<ReportFile>,
     /// How the result is printed
@@ -105,8 +106,12 @@ fn text(diff: &Diff, format: Format) -> anyhow::Result<String> {
     })
 }
 
-fn written(diff: &Diff, form: Form) -> anyhow::Result<String> {
+fn written(diff: &Diff, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     match form {
+        Form::Html => {
+            let reproduce = Provenance::here(report::command_line());
+            Ok(html::page(&Page { accuracy: Some(diff), thumbnails: pictures, reproduce, ..Page::default() })?)
+        }
         Form::Markdown => text(diff, Format::Markdown),
         _ => text(diff, Format::Json),
     }
@@ -129,8 +134,9 @@ pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
     let data = Dataset::open(&path, stricter(&original, &pruned), &data_options).map_err(|e| in_file(e, &path))?;
     let runtime = choose(args.runtime.runtime.into(), args.runtime.ort_lib.as_deref())?;
     let diff = compare(&original, &pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
+    let pictures = if report::has_page(&args.report) { html::thumbnails(&diff, &data)? } else { Vec::new() };
     progress.stage("write");
-    report::stage(&args.report, |form| written(&diff, form))?.into_iter().try_for_each(Staged::publish)?;
+    report::stage(&args.report, |form| written(&diff, form, &pictures))?.into_iter().try_for_each(Staged::publish)?;
     drop(progress);
     if !args.common.quiet {
         super::print(&text(&diff, if args.json { Format::Json } else { args.format })?)?;

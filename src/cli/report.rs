@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// How the result of a command that knows limits comes out.
 #[derive(Debug, Args)]
 pub struct FormArgs {
-    /// Write the report to FILE.json, FILE.md or FILE.xml (JUnit: a test case for each limit) (repeatable)
+    /// Write the report to FILE.json, FILE.md, FILE.html or FILE.xml (JUnit: a test case for each limit)
+    /// (repeatable)
     #[arg(long, value_name = "FILE", value_parser = ReportFile::any, value_hint = ValueHint::FilePath, help_heading = "Output")]
     pub report: Vec<ReportFile>,
     /// How the result is printed
@@ -63,6 +64,8 @@ pub enum Form {
     Markdown,
     /// JUnit XML, a test case for each limit
     Junit,
+    /// A page for a browser
+    Html,
 }
 
 /// A file to write.
@@ -75,12 +78,12 @@ pub struct ReportFile {
 impl ReportFile {
     /// For clap: any form.
     pub fn any(text: &str) -> Result<Self, String> {
-        Self::of(text, &[Form::Json, Form::Markdown, Form::Junit])
+        Self::of(text, &[Form::Json, Form::Markdown, Form::Html, Form::Junit])
     }
 
     /// For clap: all but JUnit, which speaks of limits.
     pub fn document(text: &str) -> Result<Self, String> {
-        Self::of(text, &[Form::Json, Form::Markdown])
+        Self::of(text, &[Form::Json, Form::Markdown, Form::Html])
     }
 
     fn of(text: &str, known: &[Form]) -> Result<Self, String> {
@@ -89,6 +92,7 @@ impl ReportFile {
         let form = match end.as_deref() {
             Some("json") => Some(Form::Json),
             Some("md" | "markdown") => Some(Form::Markdown),
+            Some("html" | "htm") => Some(Form::Html),
             Some("xml") => Some(Form::Junit),
             // `/dev/stdout` and the like have no end to tell by.
             None if output::is_device(&path) => Some(Form::Json),
@@ -110,6 +114,7 @@ impl Form {
             Form::Json => "FILE.json",
             Form::Markdown => "FILE.md",
             Form::Junit => "FILE.xml",
+            Form::Html => "FILE.html",
         }
     }
 }
@@ -119,6 +124,17 @@ pub fn probe(reports: &[ReportFile], read: &[(&str, &Path)]) -> anyhow::Result<(
     let written: Vec<(&str, &Path)> = named(reports).collect();
     output::check_distinct(&written, read)?;
     written.iter().try_for_each(|(_, path)| output::probe(path))
+}
+
+/// Whether a page for a browser is among them.
+pub fn has_page(reports: &[ReportFile]) -> bool {
+    reports.iter().any(|r| r.form == Form::Html)
+}
+
+/// The command as it was given, the program by its name alone.
+pub fn command_line() -> Vec<String> {
+    let given = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
+    std::iter::once(env!("CARGO_PKG_NAME").to_owned()).chain(given).collect()
 }
 
 /// The files, as [`output::check_distinct`] wants them.

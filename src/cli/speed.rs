@@ -141,8 +141,6 @@ impl Prepared<'_> {
             runtime: self.at.options(self.threads),
             feeds: self.feeds(original, self.batch)?,
             batch: self.batch,
-            // Where the processor takes over, there is no memory of the device to bind to.
-            bind: self.at.device.device.has_memory() && !self.at.device.allow_fallback,
             effort: self.effort(),
             seed: self.at.seed,
         })

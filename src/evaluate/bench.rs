@@ -213,6 +213,10 @@ pub struct BenchRow {
     pub runs: usize,
     /// The median time of one run, in milliseconds.
     pub median_ms: f64,
+    /// 25 % of the runs took no longer, in milliseconds.
+    pub p25_ms: f64,
+    /// 75 % of the runs took no longer, in milliseconds.
+    pub p75_ms: f64,
     /// 90 % of the runs took no longer, in milliseconds.
     pub p90_ms: f64,
     /// 99 % of the runs took no longer, in milliseconds.
@@ -417,6 +421,8 @@ fn row(i: usize, rounds: &Rounds, seed: u64) -> BenchRow {
         warmup_runs: rounds.warmup_rounds,
         runs: ms.len(),
         median_ms: stats::median(ms),
+        p25_ms: stats::quantile(ms, 0.25),
+        p75_ms: stats::quantile(ms, 0.75),
         p90_ms: stats::quantile(ms, 0.9),
         p99_ms: stats::quantile(ms, 0.99),
         min_ms: stats::quantile(ms, 0.0),

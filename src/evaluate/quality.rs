@@ -81,6 +81,11 @@ pub struct OnData {
 }
 
 impl OnData {
+    /// The samples.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
     /// Runs the original. Without a metric: top-1 where there are labels, else agreement.
     ///
     /// # Errors

@@ -85,16 +85,21 @@ pub(super) fn decide(
     let mut gone: Vec<Vec<usize>> = vec![Vec::new(); ch.groups.len()];
     let mut last = None;
     let times = times(t, o, &limits, clock, progress)?;
+    // What is gone has no score in the next round; it keeps its last one.
+    let mut known: Vec<Vec<f64>> = Vec::new();
     // A threshold is a statement about the scores of the model as it is.
     let steps = if matches!(o.budget, Budget::Threshold(_)) { 1 } else { o.steps };
     for k in 1..=steps {
         let scores = clock.time("score", || rescore(graph, ch, o, seen, &spec, &fallback, &gone))?;
         let budget = partial(o.budget, k, steps);
         let decision = clock.time("plan", || plan::decide(ch, &scores.values, &budget, times.as_ref(), &limits))?;
+        known = scores.values.iter().enumerate().map(|(g, values)| merged(values, gone.get(g), known.get(g))).collect();
         gone.clone_from(&decision.removed);
         last = Some((decision, scores));
     }
-    let (decision, scores) = last.ok_or_else(|| Error::Usage("--steps must be at least 1".into()))?;
+    let (decision, mut scores): (Decision, Scores) =
+        last.ok_or_else(|| Error::Usage("--steps must be at least 1".into()))?;
+    scores.values = known;
     if o.criterion.is_some() && scores.fallback_groups > 0 {
         notes.push(format!(
             "{} of {} channel groups have no BatchNormalization for `--criterion {spec}` (folded away, or never there); they \
@@ -124,6 +129,17 @@ pub(super) fn times(
     let any: Vec<Vec<f64>> = ch.groups.iter().map(|g| vec![0.0; g.channels.len()]).collect();
     let levels = plan::levels(ch, &any, limits)?;
     clock.time("layer times", || watch.times(t, &levels, progress)).map(Some)
+}
+
+/// A group's scores, those of channels that were gone before from earlier rounds.
+fn merged(values: &[f64], gone: Option<&Vec<usize>>, before: Option<&Vec<f64>>) -> Vec<f64> {
+    let mut out = values.to_vec();
+    for &c in gone.into_iter().flatten() {
+        if let (Some(slot), Some(old)) = (out.get_mut(c), before.and_then(|b| b.get(c))) {
+            *slot = *old;
+        }
+    }
+    out
 }
 
 /// Scores of the model as it is.

@@ -4,7 +4,9 @@ use super::{DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, tensor};
 use crate::plan::{Budget, Decision};
-use crate::report::{GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, VerifyReport};
+use crate::report::{
+    GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, ScoreHistogram, VerifyReport,
+};
 use crate::score::Scores;
 use std::collections::BTreeMap;
 
@@ -34,6 +36,38 @@ fn requested(budget: &Budget) -> f64 {
         Budget::Ratio(x) | Budget::Threshold(x) | Budget::TargetMacs(x) | Budget::TargetParams(x) => x,
         Budget::TargetLatency(x) => x,
     }
+}
+
+/// Bins of the scores' histogram.
+const BINS: usize = 32;
+/// The bins are evenly wide up to this quantile; the last one has the rest, so that a few large scores do not push all others
+/// into one bin.
+const MOST: f64 = 0.97;
+
+/// The scores of all groups together; `None` without channels. `removed`: per group, ascending.
+fn histogram(scores: &[Vec<f64>], removed: &[Vec<usize>]) -> Option<ScoreHistogram> {
+    let went = |g: usize, c: usize| removed.get(g).is_some_and(|r| r.binary_search(&c).is_ok());
+    let each = scores.iter().enumerate().flat_map(|(g, s)| s.iter().enumerate().map(move |(c, &x)| (x, went(g, c))));
+    let mut all: Vec<(f64, bool)> = each.collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (low, high) = (all.first()?.0, all.last()?.0);
+    let gone = all.iter().filter(|x| x.1).count();
+    let cut = gone.checked_sub(1).and_then(|k| all.get(k)).map(|x| x.0);
+    let beyond = all.iter().filter(|(x, went)| *went && cut.is_some_and(|c| *x > c)).count();
+    let upper = all.get((MOST * (all.len() - 1) as f64) as usize).map_or(high, |x| x.0);
+    let bins = if upper > low { BINS } else { 1 };
+    let width = (upper - low) / bins as f64;
+    let mut edges: Vec<f64> = (0..bins).map(|k| low + width * k as f64).collect();
+    edges.push(high);
+    let mut h = ScoreHistogram { kept: vec![0; bins], removed: vec![0; bins], edges, cut, beyond: beyond as u64 };
+    for (x, went) in all {
+        let at = h.edges.partition_point(|e| *e <= x).saturating_sub(1).min(bins - 1);
+        let counts = if went { &mut h.removed } else { &mut h.kept };
+        if let Some(n) = counts.get_mut(at) {
+            *n += 1;
+        }
+    }
+    Some(h)
 }
 
 pub(super) fn new_report(
@@ -97,6 +131,10 @@ pub(super) fn new_report(
         notes,
         approximated: Vec::new(),
         groups,
+        // With error curves the scores are places in a group's own order.
+        scores: scores
+            .filter(|_| super::calibrated::applies(o).is_none())
+            .and_then(|s| histogram(&s.values, &d.removed)),
         pins: ch.pins.clone(),
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
@@ -109,5 +147,25 @@ pub(super) fn new_report(
         comparison: None,
         latency: None,
         timings_ms: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_channel_is_in_one_bin() {
+        let scores = vec![(0..50).map(f64::from).collect::<Vec<_>>(), vec![1e6, 3.5, 3.5]];
+        let removed = vec![vec![0, 1, 2, 40], vec![1]];
+        let h = histogram(&scores, &removed).unwrap();
+        assert_eq!((h.edges.len(), h.kept.len(), h.removed.len()), (BINS + 1, BINS, BINS));
+        assert_eq!((h.kept.iter().sum::<u64>(), h.removed.iter().sum::<u64>()), (48, 5));
+        assert!(h.edges.is_sorted() && h.edges[BINS] == 1e6);
+        // Five went; the five lowest are 0, 1, 2, 3 and 3.5.
+        assert_eq!((h.cut, h.beyond), (Some(3.5), 1));
+        assert_eq!(histogram(&[], &[]), None);
+        let same = histogram(&[vec![2.0; 4]], &[vec![]]).unwrap();
+        assert_eq!((same.edges, same.kept, same.cut), (vec![2.0, 2.0], vec![4], None));
     }
 }

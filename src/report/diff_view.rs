@@ -54,7 +54,7 @@ fn table(title: &str, header: &[&str], rows: Vec<Vec<String>>, right: std::ops::
     Block::Table(title.to_owned(), header, rows, right.collect())
 }
 
-fn data(d: &Diff) -> String {
+pub(super) fn data(d: &Diff) -> String {
     let labels = if d.labels { "with labels" } else { "without labels" };
     let samples = plural(d.samples, "sample");
     format!("{samples} {labels} from {}; both models ran on {} {}", d.data, d.runtime.name, d.runtime.version)
@@ -76,7 +76,7 @@ fn is_share(metric: Metric) -> bool {
     matches!(metric, Metric::Top1 | Metric::Top5 | Metric::Agreement | Metric::Iou)
 }
 
-fn figure(metric: Metric, x: f64) -> String {
+pub(super) fn figure(metric: Metric, x: f64) -> String {
     match metric {
         _ if !x.is_finite() => x.to_string(),
         m if is_share(m) => format!("{:.2} %", 100.0 * x),
@@ -85,7 +85,7 @@ fn figure(metric: Metric, x: f64) -> String {
     }
 }
 
-fn signed(metric: Metric, x: f64) -> String {
+pub(super) fn signed(metric: Metric, x: f64) -> String {
     match metric {
         // Rounded to nothing, it has no sign.
         m if is_share(m) && (100.0 * x).abs() < 0.005 => "0.00".into(),
@@ -96,11 +96,11 @@ fn signed(metric: Metric, x: f64) -> String {
     }
 }
 
-fn interval(metric: Metric, i: Option<Interval>) -> String {
+pub(super) fn interval(metric: Metric, i: Option<Interval>) -> String {
     i.map_or_else(|| "–".into(), |i| format!("{} to {}", signed(metric, i.0), signed(metric, i.1)))
 }
 
-fn metrics(d: &Diff) -> Block {
+pub(super) fn metrics(d: &Diff) -> Block {
     let row = |m: Metric| {
         let s = d.accuracy.get(m.name())?;
         let name = if Some(m) == d.primary { format!("{m} *") } else { m.to_string() };
@@ -121,7 +121,7 @@ fn p_value(p: f64) -> String {
     if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
 }
 
-fn verdict(d: &Diff) -> String {
+pub(super) fn verdict(d: &Diff) -> String {
     if d.identical {
         return "the outputs of both models are exactly the same on all samples".into();
     }
@@ -173,7 +173,7 @@ fn gate(g: &Gate) -> Block {
     Block::Fact("Limit", format!("{}: {}", if g.passed { "kept" } else { "NOT KEPT" }, g.words))
 }
 
-fn classes(d: &Diff, limits: &Limits) -> Option<Block> {
+pub(super) fn classes(d: &Diff, limits: &Limits) -> Option<Block> {
     let mut all: Vec<_> = d.per_class.iter().collect();
     if all.is_empty() {
         return None;
@@ -206,7 +206,7 @@ fn classes(d: &Diff, limits: &Limits) -> Option<Block> {
     Some(table(&title, &header, all.iter().map(row).collect(), 0..7))
 }
 
-fn confusions(d: &Diff, limits: &Limits) -> Option<Block> {
+pub(super) fn confusions(d: &Diff, limits: &Limits) -> Option<Block> {
     let row = |c: &crate::evaluate::diff::Confusion| {
         let all = [c.label.to_string(), c.taken_for.to_string(), c.original.to_string(), c.pruned.to_string()];
         all.into_iter().chain([format!("{:+}", c.change)]).collect()
@@ -216,7 +216,7 @@ fn confusions(d: &Diff, limits: &Limits) -> Option<Block> {
     (!rows.is_empty()).then(|| table(title, &["class", "taken for", "original", "pruned", "change"], rows, 0..5))
 }
 
-fn iou(d: &Diff, limits: &Limits) -> Option<Block> {
+pub(super) fn iou(d: &Diff, limits: &Limits) -> Option<Block> {
     let mut all: Vec<(usize, f64)> =
         d.iou_per_class.iter().enumerate().filter_map(|(c, x)| x.map(|x| (c, x))).collect();
     let total = all.len();
@@ -229,7 +229,7 @@ fn iou(d: &Diff, limits: &Limits) -> Option<Block> {
     (total > 0).then(|| table(&title, &["class", "iou"], all.iter().map(row).collect(), 0..2))
 }
 
-fn outputs(d: &Diff, limits: &Limits) -> Vec<Block> {
+pub(super) fn outputs(d: &Diff, limits: &Limits) -> Vec<Block> {
     let name = |o: &OutputDiff| super::text::shorten(&o.name, limits.name / 2);
     let row = |o: &OutputDiff| {
         let kl = o.kl.map_or("–".into(), |k| number(k.mean));
@@ -264,7 +264,7 @@ fn outputs(d: &Diff, limits: &Limits) -> Vec<Block> {
     out
 }
 
-fn class(c: Option<usize>) -> String {
+pub(super) fn class(c: Option<usize>) -> String {
     c.map_or("–".into(), |c| c.to_string())
 }
 
@@ -279,7 +279,7 @@ fn worst(d: &Diff, limits: &Limits) -> Option<Block> {
     (!rows.is_empty()).then(|| table(title, &["sample", "error", "label", "original", "pruned"], rows, 1..5))
 }
 
-fn layers(l: &Layers, limits: &Limits) -> Vec<Block> {
+pub(super) fn layers(l: &Layers, limits: &Limits) -> Vec<Block> {
     let mut all: Vec<(usize, f64, f64)> =
         l.tensors.iter().enumerate().filter_map(|(i, t)| Some((i, t.growth?, t.error?))).collect();
     // What is next to nothing beside the rest is rounding.

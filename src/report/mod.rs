@@ -8,6 +8,7 @@ pub mod diff_markdown;
 pub mod diff_terminal;
 mod diff_view;
 pub mod dot;
+pub mod html;
 pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
@@ -62,6 +63,22 @@ pub struct GroupReport {
     pub reason: String,
     /// The criterion that ranked its channels.
     pub criterion: String,
+}
+
+/// How the scores of all channels are spread, and which of them went.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ScoreHistogram {
+    /// Ends of the bins, ascending, one more than there are bins. A bin has its lower end; the last one reaches to the largest
+    /// score, however far that is.
+    pub edges: Vec<f64>,
+    /// Channels in each bin that stay.
+    pub kept: Vec<u64>,
+    /// Channels in each bin that went.
+    pub removed: Vec<u64>,
+    /// The largest score among as many of the lowest as went: where the scores alone would have cut.
+    pub cut: Option<f64>,
+    /// Channels that went although their score is above the cut: coupled layers, rounding and limits made others stay.
+    pub beyond: u64,
 }
 
 /// The comparison of the pruned model with its masked twin.
@@ -223,6 +240,10 @@ pub struct PruneReport {
     pub approximated: Vec<String>,
     /// One entry per channel group.
     pub groups: Vec<GroupReport>,
+    /// The scores that ranked the channels, each from the round that it was last scored in. Absent where channels are not
+    /// ranked by comparable scores: with error curves from data, and with a stored plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ScoreHistogram>,
     /// Parameter axes that were held back.
     pub pins: Vec<Pin>,
     /// The repair.

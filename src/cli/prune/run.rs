@@ -15,6 +15,7 @@ use onnx_prune::onnx::{self, Model, SaveOptions, saved};
 use onnx_prune::plan::RoundTo;
 use onnx_prune::prune::latency::reach;
 use onnx_prune::prune::{Pruned, prune, search};
+use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{PruneReport, json, prune_text, terminal};
 use onnx_prune::runtime::Device;
 use std::path::{Path, PathBuf};
@@ -61,10 +62,14 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
         // Nothing that is not good enough lies where a good model is looked for.
         pruned.model = None;
     }
+    let pictures = match (&means.quality, &pruned.report.comparison) {
+        (Some(Quality::Data(on)), Some(diff)) if args.form.has(Form::Html) => html::thumbnails(diff, on.data())?,
+        _ => Vec::new(),
+    };
     let out = out.filter(|_| pruned.model.is_some());
     pruned.report.timings_ms.insert("load".into(), loaded.as_secs_f64() * 1e3);
     progress.stage("write");
-    write(args, out.as_deref(), &mut pruned, found, start)?;
+    write(args, out.as_deref(), &mut pruned, found, &pictures, start)?;
     let report = &pruned.report;
     if !report.gates.is_empty() {
         step_summary(&prune_text::markdown(report))?;
@@ -75,7 +80,7 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
             Some(accuracy) if !found => terminal::accuracy(accuracy, terminal::width()),
             _ => terminal::prune(report, terminal::width()),
         };
-        super::super::print(&args.form.printed().map_or_else(|| Ok(table()), |form| text(report, form))?)?;
+        super::super::print(&args.form.printed().map_or_else(|| Ok(table()), |form| text(report, form, &pictures))?)?;
         warn(report);
     }
     if failed { Err(Error::Check(broken(report, args.dry_run)).into()) } else { Ok(()) }
@@ -160,11 +165,15 @@ fn measure(
     Ok(())
 }
 
-fn text(report: &PruneReport, form: Form) -> anyhow::Result<String> {
+fn text(report: &PruneReport, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     Ok(match form {
         Form::Json => json::to_string(report)?,
         Form::Markdown => prune_text::markdown(report),
         Form::Junit => prune_text::junit(report)?,
+        Form::Html => {
+            let reproduce = Provenance::here(report::command_line());
+            html::page(&Page { prune: Some(report), thumbnails: pictures, reproduce, ..Page::default() })?
+        }
     })
 }
 
@@ -176,7 +185,14 @@ fn broken(report: &PruneReport, dry_run: bool) -> String {
 }
 
 /// The model first, then plan and reports; all of them or none. `found`: the plan is one.
-fn write(args: &PruneArgs, out: Option<&Path>, pruned: &mut Pruned, found: bool, start: Instant) -> anyhow::Result<()> {
+fn write(
+    args: &PruneArgs,
+    out: Option<&Path>,
+    pruned: &mut Pruned,
+    found: bool,
+    pictures: &[html::Thumbnail],
+    start: Instant,
+) -> anyhow::Result<()> {
     let _writing = Writing::begin();
     let plan = json::to_string(&pruned.plan)?;
     let plan = args.save_plan.as_ref().filter(|_| found).map(|p| Staged::new(p, plan)).transpose()?;
@@ -192,7 +208,7 @@ fn write(args: &PruneArgs, out: Option<&Path>, pruned: &mut Pruned, found: bool,
     }
     pruned.report.timings_ms.insert("total".into(), start.elapsed().as_secs_f64() * 1e3);
     let rest = || {
-        let reports = report::stage(&args.form.report, |form| text(&pruned.report, form))?;
+        let reports = report::stage(&args.form.report, |form| text(&pruned.report, form, pictures))?;
         plan.into_iter().chain(reports).try_for_each(Staged::publish)
     };
     rest().inspect_err(|_| {

@@ -281,7 +281,8 @@ fn a_command_of_the_users_measures() {
         c.current_dir(&dir).args(["net.onnx", "--no-data", "-o", "bad.onnx", "--eval-command", command]);
         c
     };
-    let out = arg("wc -c < {model}").args(["--max-drop", "60000", "--round-to", "1", "--report", "r.json"]).output().unwrap();
+    let out =
+        arg("wc -c < {model}").args(["--max-drop", "60000", "--round-to", "1", "--report", "r.json"]).output().unwrap();
     assert!(out.status.success(), "{out:?}");
     let accuracy = &json(&dir, "r.json")["accuracy"];
     let drop = accuracy["drop"].as_f64().unwrap();

@@ -18,7 +18,7 @@ const CACHE: &str = "ONNX_PRUNE_CACHE";
 pub struct LatencyArgs {
     /// Folder where times of layers are remembered, by runtime, device and machine; `off` forgets them
     /// [default: $ONNX_PRUNE_CACHE, or onnx-prune in the user's cache folder]
-    #[arg(long, value_name = "DIR|off", value_hint = ValueHint::DirPath, requires = "target_latency", help_heading = "Speed")]
+    #[arg(long, value_name = "DIR|off", value_hint = ValueHint::DirPath, help_heading = "Speed")]
     latency_cache: Option<PathBuf>,
 }
 
@@ -37,6 +37,11 @@ pub struct Conditions {
 }
 
 impl LatencyArgs {
+    /// Whether anything is said.
+    pub fn given(&self) -> bool {
+        self.latency_cache.is_some()
+    }
+
     fn folder(&self) -> Option<PathBuf> {
         match &self.latency_cache {
             Some(dir) if dir.as_os_str() == "off" => None,

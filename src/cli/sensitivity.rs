@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
 use onnx_prune::evaluate::sensitivity::{GroupCurve, Removal, Request, SHARES, SensitivityReport, sensitivity};
+use onnx_prune::plan::RoundTo;
 use onnx_prune::prune::Options;
 use onnx_prune::report::{json, sensitivity_plot, sensitivity_text, terminal};
 use onnx_prune::score::CriterionSpec;
@@ -100,6 +101,8 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
         only: args.only.clone(),
         seed: args.seed,
         calibration: Some(calibration.clone()),
+        // What a share of the channels costs, not what a plan would make of it.
+        round_to: RoundTo::Multiple(1),
         ..Options::default()
     };
     let mut shares = args.shares.clone();

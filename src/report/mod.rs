@@ -23,7 +23,7 @@ pub mod text;
 pub mod why_terminal;
 
 use crate::channels::Pin;
-use crate::evaluate::bench::BenchReport;
+use crate::evaluate::bench::{BenchReport, in_words};
 use crate::evaluate::check::{CheckReport, Gate, drop_gate};
 use crate::evaluate::diff::{Diff, Models};
 use schemars::JsonSchema;
@@ -193,6 +193,32 @@ pub struct LatencyReport {
     pub layers_measured: usize,
     /// The models that were made and measured on the way.
     pub trail: Vec<LatencyProbe>,
+}
+
+impl LatencyReport {
+    /// For people.
+    pub fn words(&self) -> String {
+        let tries: Vec<String> = self.trail.iter().map(|p| format!("{:.3}", p.ratio)).collect();
+        let from = match self.layers_measured {
+            0 => "from remembered times of layers".to_owned(),
+            n => format!("from times of {}", text::plural(n, "layer shape")),
+        };
+        format!(
+            "{:.3} of the original's time [{:.3}, {:.3}]: {:.3} → {:.3} ms, batch {}, {}, {} {} on {}; {from}; measured on the \
+             way: {}",
+            self.ratio,
+            self.low,
+            self.high,
+            self.original_ms,
+            self.pruned_ms,
+            self.batch,
+            in_words(self.threads),
+            self.runtime,
+            self.runtime_version,
+            self.device,
+            tries.join(", ")
+        )
+    }
 }
 
 /// One try on the way to a latency.

@@ -5,7 +5,6 @@ use super::text::{self, MAX_ROWS, field, plural, shorten};
 use super::{AccuracyReport, GroupReport, PruneReport};
 use super::{bench_terminal, check_text};
 use crate::channels::Pin;
-use crate::evaluate::bench::in_words;
 use std::collections::BTreeMap;
 
 /// Where nothing else is known.
@@ -100,28 +99,7 @@ fn facts(r: &PruneReport, width: u16) -> String {
 /// The latency that was asked for and how it was come near to.
 fn latency_target(r: &PruneReport, width: u16) -> String {
     let Some(l) = &r.latency_target else { return String::new() };
-    let tries: Vec<String> = l.trail.iter().map(|p| format!("{:.3}", p.ratio)).collect();
-    let times = if l.layers_measured == 0 {
-        "known times of layers".to_owned()
-    } else {
-        format!("times of {}", plural(l.layers_measured, "layer shape"))
-    };
-    let text = format!(
-        "{:.3} of the original's time [{:.3}, {:.3}]: {:.2} → {:.2} ms, batch {}, {} {} on {}, {}; from {times} and {}: {}",
-        l.ratio,
-        l.low,
-        l.high,
-        l.original_ms,
-        l.pruned_ms,
-        l.batch,
-        l.runtime,
-        l.runtime_version,
-        l.device,
-        in_words(l.threads),
-        plural(l.trail.len(), "measured try").replace("trys", "tries"),
-        tries.join(", ")
-    );
-    field("Latency", &text, width)
+    field("Latency", &l.words(), width)
 }
 
 fn groups(groups: &[GroupReport], width: u16) -> String {

@@ -93,6 +93,11 @@ fn refuse_idle(args: &PruneArgs, held: &Held) -> anyhow::Result<()> {
                    take another form";
         return Err(Error::Usage(why.into()).into());
     }
+    if args.latency.given() && args.budget.target_latency.is_none() {
+        let why =
+            "--latency-cache remembers the times that --target-latency takes: without that budget no layer is timed";
+        return Err(Error::Usage(why.into()).into());
+    }
     if args.quality.how.by_command() && held.limits.accuracy.min_agreement.is_some() {
         let why = "--min-agreement is measured on data, and --eval-command measures instead: leave out one of them";
         return Err(Error::Usage(why.into()).into());

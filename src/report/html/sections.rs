@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::evaluate::bench::{BenchReport, in_words};
 use crate::evaluate::diff::{Changed, Diff};
 use crate::evaluate::machine::Machine;
-use crate::report::PruneReport;
+use crate::report::{LatencyProbe, LatencyReport, PruneReport};
 use std::collections::BTreeMap;
 
 /// Rows of a long table.
@@ -37,7 +37,9 @@ pub(super) fn all(page: &Page) -> Result<Vec<Section>> {
         }
     };
     add("accuracy", "Accuracy", accuracy::accuracy(page)?);
-    add("latency", "Latency", page.bench().map_or(Ok(Vec::new()), latency)?);
+    let mut times: Vec<Block> = page.prune.and_then(|p| p.latency_target.as_ref()).map_or(Vec::new(), aimed_at);
+    times.extend(page.bench().map_or(Ok(Vec::new()), latency)?);
+    add("latency", "Latency", times);
     add("size", "Size", size(page));
     add("channels", "Channels", page.prune.map_or(Ok(Vec::new()), channels)?);
     add("layers", "Error by layer", layers(page)?);
@@ -47,6 +49,27 @@ pub(super) fn all(page: &Page) -> Result<Vec<Section>> {
     add("notes", "Notes", notes(page));
     add("reproduce", "How to reproduce it", reproduce(page));
     Ok(out)
+}
+
+/// The latency that was asked for.
+fn aimed_at(l: &LatencyReport) -> Vec<Block> {
+    let share = |x: f64| Cell::text(format!("{x:.3}"));
+    let row = |(i, p): (usize, &LatencyProbe)| {
+        vec![
+            Cell::text((i + 1).to_string()),
+            share(p.aim),
+            share(p.predicted),
+            share(p.ratio),
+            Cell::text(text::count(p.macs)),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = l.trail.iter().enumerate().map(row).collect();
+    let header = ["try", "aimed at", "by the layers' times", "measured", "MACs"];
+    let caption = "Tries on the way to the target, as shares of the original's time";
+    vec![
+        Block::Text(format!("Asked for: {} of the original's time. {}.", l.target, capital(&l.words()))),
+        Block::Table(Table::new(caption, &header, rows, &[1, 2, 3, 4])),
+    ]
 }
 
 fn latency(r: &BenchReport) -> Result<Vec<Block>> {
@@ -332,6 +355,7 @@ fn notes(page: &Page) -> Vec<Block> {
         out.push(Block::Fact("Verified".into(), sentence(&proof)));
         out.extend(p.notes.iter().map(|n| Block::Text(sentence(n))));
     }
+    out.extend(page.check.iter().flat_map(|c| &c.notes).map(|n| Block::Text(sentence(n))));
     out.extend(page.diff().iter().flat_map(|d| &d.notes).map(|n| Block::Text(sentence(n))));
     let bench = page.bench();
     out.extend(bench.iter().flat_map(|b| b.notes.iter().chain(&b.advice)).map(|n| Block::Text(sentence(n))));

@@ -4,8 +4,10 @@ use super::Traced;
 use crate::channels::{AxisId, Channels, Tensor};
 use crate::error::Result;
 use crate::evaluate::layer_times::{LayerShape, LayerTimer};
-use crate::graph::{NodeId, attribute};
+use crate::graph::NodeId;
 use crate::onnx::proto::{AttributeProto, tensor_proto::DataType};
+use crate::ops;
+use crate::ops::layer::{Form, layer};
 use crate::plan::{LayerTime, Times};
 use std::collections::HashMap;
 
@@ -85,8 +87,7 @@ struct Layer {
     at: usize,
     weight: Vec<usize>,
     bias: bool,
-    transposed: bool,
-    groups: usize,
+    seen: ops::layer::Layer,
     /// Groups go as a whole; else each of them loses as many.
     whole_groups: bool,
     read: Side,
@@ -140,16 +141,13 @@ impl<'a> Table<'a> {
         if w.elem_type != float || graph.constant(graph.input(node, 1)?).is_none() {
             return None;
         }
-        let integer = |name: &str, default| attribute(proto, name).map_or(default, |a| a.i());
-        let op = graph.op(node);
-        let (at, groups) = match op.as_str() {
-            "Conv" | "ConvTranspose" => (1, usize::try_from(integer("group", 1)).ok()?),
-            "Gemm" if integer("transA", 0) == 0 => (1, 1),
-            "MatMul" if w.dims.len() == 2 => (x.dims.len().checked_sub(1)?, 1),
-            _ => return None,
+        let seen = layer(&self.t.analysis.cx(node, 0, &[]))?;
+        let last = |t: &Tensor| t.dims.len().checked_sub(1);
+        let (at, out) = match seen.form {
+            Form::Product { .. } => (last(x)?, last(y)?),
+            Form::Conv(_) | Form::ConvTranspose(_) => (1, 1),
         };
-        let (read, made) =
-            (self.side(x, at)?, self.side(y, if op == "MatMul" { y.dims.len().checked_sub(1)? } else { 1 })?);
+        let (read, made) = (self.side(x, at)?, self.side(y, out)?);
         if read.axis.is_none() && made.axis.is_none() {
             return None;
         }
@@ -162,17 +160,16 @@ impl<'a> Table<'a> {
         }
         let folded = w.axes.get(1).copied().flatten().filter(|a| self.groups_of.contains_key(a)).is_some();
         Some(Layer {
-            transposed: op == "ConvTranspose" || (op == "Gemm" && integer("transB", 0) == 0) || op == "MatMul",
-            whole_groups: groups > 1 && (groups == read.len || !folded),
+            whole_groups: seen.groups > 1 && (seen.depthwise() || !folded),
+            op: graph.op(node),
+            seen,
             opset: self.t.analysis.opset,
             attributes: proto.attribute.iter().filter(|a| a.name() != "group").cloned().collect(),
             bias: graph.input(node, 2).is_some(),
             weight: w.dims.clone(),
             same: read.axis.is_some() && of(&read) == of(&made) && read.len == made.len,
-            op,
             input,
             at,
-            groups,
             read,
             made,
         })
@@ -227,9 +224,9 @@ impl Layer {
             *n = read;
         }
         let mut attributes = self.attributes.clone();
-        let mut groups = self.groups.max(1);
+        let mut groups = self.seen.groups.max(1);
         if self.whole_groups {
-            groups = (read * self.groups / self.read.len.max(1)).max(1);
+            groups = (read * groups / self.read.len.max(1)).max(1);
         }
         if groups > 1 {
             let group = AttributeProto {
@@ -241,12 +238,17 @@ impl Layer {
             attributes.push(group);
         }
         let mut weight = self.weight.clone();
-        let (rows, columns) = match (self.op.as_str(), self.transposed) {
-            (_, false) => (made, read / groups),
-            ("ConvTranspose", _) => (read, made / groups),
-            _ => (read, made),
+        let (inputs, outputs) = match self.seen.form {
+            Form::Conv(_) => (read / groups, made),
+            Form::ConvTranspose(_) => (read, made / groups),
+            Form::Product { .. } => (read, made),
         };
-        weight.splice(..2.min(weight.len()), [rows, columns]);
+        let (of_inputs, of_outputs) = self.seen.axes();
+        for (axis, n) in [(of_inputs, inputs), (of_outputs, outputs)] {
+            if let Some(stored) = weight.get_mut(axis) {
+                *stored = n;
+            }
+        }
         LayerShape {
             op: self.op.clone(),
             attributes,
@@ -255,5 +257,56 @@ impl Layer {
             weight,
             bias: if self.bias { made } else { 0 },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flat::flatten;
+    use crate::graph::Graph;
+    use crate::plan::{self, Limits};
+    use std::path::Path;
+
+    #[test]
+    fn whole_layers_have_the_shapes_of_the_model() {
+        let (mut layers, mut grouped) = (0, 0);
+        for name in ["residual.bn", "depthwise.folded", "shuffle.folded", "squeeze_excite.bn", "concat.bn"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/{name}.onnx"));
+            let model = crate::onnx::load(&path).unwrap();
+            let flat = flatten(&model).unwrap();
+            let graph = Graph::new(&flat).unwrap();
+            let t = super::super::analyse(&graph).unwrap();
+            let ch = &t.trace.channels;
+            let none: Vec<Vec<f64>> = ch.groups.iter().map(|g| vec![0.0; g.channels.len()]).collect();
+            let levels = plan::levels(ch, &none, &Limits::default()).unwrap();
+            let table = Table::new(&t, &levels, 3);
+            for node in ch.macs.iter().map(|m| m.node) {
+                let Some(layer) = table.layer(node) else { continue };
+                let lens = layer.lens(&table);
+                assert!(lens.iter().all(|l| l.is_sorted() && l[0] >= 1), "{name} {lens:?}");
+                let all = points(&lens, layer.tied());
+                let whole = layer.shape(all.last().unwrap());
+                let w = graph.constant(graph.input(node, 1).unwrap()).unwrap();
+                assert_eq!(whole.weight, crate::onnx::tensor::dims(w).unwrap(), "{name} {}", graph.name(node));
+                assert_eq!(whole.input[0], 3);
+                let group = |a: &[AttributeProto]| a.iter().find(|a| a.name() == "group").map_or(1, |a| a.i());
+                assert_eq!(group(&whole.attributes), group(&graph.node(node).attribute));
+                // Fewer channels, and still whole groups of them.
+                for point in &all {
+                    let cut = layer.shape(point);
+                    assert_eq!(cut.weight[2..], whole.weight[2..]);
+                    assert!(cut.weight.iter().zip(&whole.weight).all(|(a, b)| a <= b && *a > 0));
+                    if cut.op == "Conv" {
+                        let groups = group(&cut.attributes) as usize;
+                        assert_eq!(cut.weight[1] * groups, cut.input[1], "{name} {}", cut.key());
+                        assert_eq!(cut.weight[0] % groups, 0);
+                    }
+                }
+                layers += 1;
+                grouped += usize::from(group(&whole.attributes) > 1);
+            }
+        }
+        assert!(layers > 30 && grouped > 5, "{layers} {grouped}");
     }
 }

@@ -6,7 +6,7 @@ use onnx_prune::evaluate::bench::Effort;
 use onnx_prune::evaluate::layer_times::{LayerTimer, Place};
 use onnx_prune::prune::latency::Stopwatch;
 use onnx_prune::runtime::walk::Feed;
-use onnx_prune::runtime::{RuntimeOptions, choose_with};
+use onnx_prune::runtime::{Device, RuntimeOptions, choose_with};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -54,7 +54,12 @@ impl LatencyArgs {
     pub fn stopwatch(&self, c: Conditions) -> Result<Arc<Stopwatch>> {
         let threads = c.runtime.threads;
         let runtime = choose_with(&c.runtime)?;
-        let place = Place::here(&*runtime, &c.runtime.device.to_string(), threads);
+        let mut device = c.runtime.device.to_string();
+        if c.runtime.allow_fallback && c.runtime.device != Device::Cpu {
+            // Nobody knows where a layer ran; its time is not that of the device, and its memory is not bound to.
+            device += " or cpu";
+        }
+        let place = Place::here(&*runtime, &device, threads);
         let timer = LayerTimer::new(runtime.clone(), place, self.folder().as_deref());
         Ok(Arc::new(Stopwatch {
             runtime,

@@ -5,6 +5,7 @@ use super::layer_table::table;
 use super::{Options, Pruned, Traced, prune};
 use crate::error::{Error, Result};
 use crate::evaluate::bench::{BenchReport, Comparison, Effort, SAME, SystemClock, Verdict, measure};
+use crate::evaluate::bound::measure_bound;
 use crate::evaluate::layer_times::{LayerTimer, QUANTILE};
 use crate::evaluate::stats;
 use crate::onnx::Model;
@@ -91,7 +92,13 @@ impl Stopwatch {
     fn time(&self, models: &[&Model], effort: &Effort) -> Result<Vec<Vec<f64>>> {
         let load = |m: &&Model| Ok((m.path.display().to_string(), self.runtime.load(m)?));
         let mut sessions = models.iter().map(load).collect::<Result<Vec<_>>>()?;
-        let rounds = measure(&mut sessions, &self.feeds, effort, &mut SystemClock::default())?;
+        let bound = self.timer.lock().unwrap_or_else(PoisonError::into_inner).place().has_memory();
+        let mut clock = SystemClock::default();
+        let rounds = if bound {
+            measure_bound(&mut sessions, &self.feeds, effort, &mut clock)?.0
+        } else {
+            measure(&mut sessions, &self.feeds, effort, &mut clock)?
+        };
         Ok(rounds.ms)
     }
 

@@ -71,12 +71,14 @@ CASES = [
     ("prune within a drop", 0, ["net.onnx", "--target-macs", "0.7", "--max-drop", "5", "-o", "held.onnx", *FEW, *DATA], "held.json", pruned),
     ("prune beyond a drop", 1, ["net.onnx", "--target-macs", "0.2", "--recover", "none", "--max-drop", "1", "-o", "bad.onnx", *FEW, *DATA], None, None),
     ("search for a drop", 0, ["net.onnx", "--max-drop", "3", "--recover", "bias", "--criterion", "l2", "-o", "found.onnx", *FEW, *DATA], "found.json", pruned),
+    # Times are the machine's; that it comes to an end on both is what is looked at.
+    ("prune to a latency", 0, ["net.onnx", "--target-latency", "0.7", "--runs", "20", "--bench-threads", "1", "--latency-cache", "off", "-o", "quick.onnx"], None, None),
     ("sensitivity", 0, ["sensitivity", "net.onnx", "--shares", "0.25,0.5", "--only", "body", "--metric", "top1", *FEW, *DATA], "curves.json", curves),
     ("diff within limits", 0, ["diff", "net.onnx", "fixed.onnx", "--max-drop", "30", "--min-agreement", "0.5", "--layer-samples", "0", *DATA], "diff.json", accuracy),
     ("diff beyond them", 1, ["diff", "net.onnx", "poor.onnx", "--max-drop", "1", "--layer-samples", "0", *DATA], "far.json", accuracy),
     ("bench", 0, ["bench", "net.onnx", "fixed.onnx", "--runs", "20", "--warmup", "0.1", "--threads", "1", "--no-memory", "--max-ratio", "50"], "bench.json", times),
     ("bench beyond a limit", 1, ["bench", "net.onnx", "fixed.onnx", "--runs", "20", "--warmup", "0.1", "--threads", "1", "--no-memory", "--min-speedup", "50"], "slow.json", times),
-    ("check within limits", 0, ["check", "net.onnx", "fixed.onnx", "--max-macs", "0.7", "--max-drop", "30", "--max-ratio", "50", "--runs", "20", "--bench-threads", "1", *DATA], "check.json", check),
+    ("check within limits", 0, ["check", "net.onnx", "fixed.onnx", "--max-macs", "0.85", "--max-drop", "30", "--max-ratio", "50", "--runs", "20", "--bench-threads", "1", *DATA], "check.json", check),
     ("check beyond them", 1, ["check", "net.onnx", "poor.onnx", "--max-macs", "0.7", "--max-drop", "1", *DATA], "broken.json", check),
 ]
 
@@ -107,7 +109,7 @@ def main():
         os.makedirs(folder)
         for source, target in (("residual.bn.onnx", "net.onnx"), ("fashion_test.npz", "d.npz")):
             shutil.copy(os.path.join(FIXTURES, source), os.path.join(folder, target))
-        for target, share, recover in (("fixed.onnx", "0.6", "bias"), ("poor.onnx", "0.3", "none")):
+        for target, share, recover in (("fixed.onnx", "0.8", "bias"), ("poor.onnx", "0.3", "none")):
             code, said = run(tool, [], folder, ["-q", "net.onnx", "--target-macs", share, "--recover", recover, "-o", target])
             if code: sys.exit(f"FAIL {target}: {said}")
     for name, expected, args, report, part in CASES:

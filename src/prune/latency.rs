@@ -115,7 +115,7 @@ impl Stopwatch {
     pub(super) fn times(&self, t: &Traced, levels: &[Vec<usize>], progress: &dyn Fn(&str)) -> Result<Times> {
         let whole = self.original_ms.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0.0);
         let mut timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner);
-        table(t, levels, &mut timer, self.batch, whole, progress)
+        table(t, levels, &mut timer, self.feeds.first().map(Vec::as_slice).unwrap_or_default(), whole, progress)
     }
 }
 
@@ -280,8 +280,10 @@ fn corrected(trail: &[LatencyProbe], share: f64) -> Option<f64> {
     }
     // Nothing gone is all of the time: a point that is known without measuring.
     let known = trail.iter().map(|p| (p.predicted, p.ratio)).chain([(1.0, 1.0)]);
-    let over = known.clone().filter(|p| p.1 > share).min_by(|a, b| a.1.total_cmp(&b.1));
-    let under = known.filter(|p| p.1 <= share).max_by(|a, b| a.1.total_cmp(&b.1));
+    // Times do not always rise with what was predicted: the bracket is one of aims, so that it narrows each time.
+    let over = known.clone().filter(|p| p.1 > share).min_by(|a, b| a.0.total_cmp(&b.0));
+    let below = |p: &(f64, f64)| p.1 <= share && over.is_none_or(|o| p.0 < o.0);
+    let under = known.filter(below).max_by(|a, b| a.0.total_cmp(&b.0));
     let next = match (over, under) {
         (Some((x, y)), Some((u, v))) if y > v => u + (share - v) / (y - v) * (x - u),
         // As much further as it was too much.
@@ -324,6 +326,18 @@ mod tests {
             }
         }
         assert!(trail.len() <= 4, "{trail:?}");
+        assert!((trail.last().unwrap().ratio / 0.5 - 1.0).abs() <= CLOSE, "{trail:?}");
+    }
+
+    #[test]
+    fn a_machine_with_steps_is_closed_in_on() {
+        let machine = |aim: f64| if aim < 0.88 { 0.4 - 0.2 * (0.88 - aim) } else { 0.4 + 5.0 * (aim - 0.88) };
+        let mut trail = vec![probe(0.844, 0.42), probe(0.87, machine(0.87))];
+        for _ in 0..TRIES {
+            let Some(aim) = corrected(&trail, 0.5) else { break };
+            assert!(trail.iter().all(|p| (p.aim - aim).abs() > 1e-6), "{aim} {trail:?}");
+            trail.push(probe(aim, machine(aim)));
+        }
         assert!((trail.last().unwrap().ratio / 0.5 - 1.0).abs() <= CLOSE, "{trail:?}");
     }
 

@@ -9,6 +9,7 @@ use crate::onnx::proto::{AttributeProto, tensor_proto::DataType};
 use crate::ops;
 use crate::ops::layer::{Form, layer};
 use crate::plan::{LayerTime, Times};
+use crate::runtime::Array;
 use std::collections::HashMap;
 
 /// Shares of what may go at which a layer is measured: with one axis, and with two of its own.
@@ -24,11 +25,11 @@ pub(super) fn table(
     t: &Traced,
     levels: &[Vec<usize>],
     timer: &mut LayerTimer,
-    batch: usize,
+    feed: &[(String, Array)],
     whole_ms: f64,
     progress: &dyn Fn(&str),
 ) -> Result<Times> {
-    let table = Table::new(t, levels, batch);
+    let table = Table::new(t, levels, feed);
     let mut times = Times::default();
     let mut known = 0.0;
     let nodes: Vec<NodeId> = t.trace.channels.macs.iter().map(|m| m.node).collect();
@@ -60,6 +61,16 @@ fn points(lens: &[Vec<usize>], tied: bool) -> Vec<Vec<usize>> {
     }
 }
 
+/// By axis, from the input of the highest rank: the analysis chooses extents that a model leaves open, the inputs have others.
+fn open(t: &Traced, feed: &[(String, Array)]) -> Vec<(usize, usize)> {
+    let known = feed.iter().filter_map(|(name, array)| {
+        let assigned = t.analysis.dims(t.analysis.graph.find(name)?)?;
+        (assigned.len() == array.dims.len()).then_some((assigned, array))
+    });
+    let Some((assigned, array)) = known.max_by_key(|(dims, _)| dims.len()) else { return Vec::new() };
+    assigned.iter().zip(&array.dims).map(|(&(of, _), &by)| (by, of.max(1))).collect()
+}
+
 struct Table<'a> {
     t: &'a Traced<'a>,
     ch: &'a Channels,
@@ -68,7 +79,8 @@ struct Table<'a> {
     /// `[group]`: how many of its channels may go, ascending from 0.
     losses: Vec<Vec<usize>>,
     activations: HashMap<u32, usize>,
-    batch: usize,
+    /// `[axis]`: what an open extent of the analysis is multiplied by, and divided by, to be that of the inputs.
+    open: Vec<(usize, usize)>,
 }
 
 /// One side of a layer.
@@ -97,7 +109,7 @@ struct Layer {
 }
 
 impl<'a> Table<'a> {
-    fn new(t: &'a Traced<'a>, levels: &[Vec<usize>], batch: usize) -> Self {
+    fn new(t: &'a Traced<'a>, levels: &[Vec<usize>], feed: &[(String, Array)]) -> Self {
         let ch = &t.trace.channels;
         let mut groups_of: HashMap<AxisId, Vec<(usize, usize)>> = HashMap::new();
         for (g, group) in ch.groups.iter().enumerate() {
@@ -121,7 +133,8 @@ impl<'a> Table<'a> {
         }
         let activations = ch.tensors.iter().enumerate().filter(|(_, t)| t.source.is_none());
         let activations = activations.map(|(i, t)| (t.value.0, i)).collect();
-        Self { t, ch, groups_of, losses, activations, batch }
+        let open = open(t, feed);
+        Self { t, ch, groups_of, losses, activations, open }
     }
 
     fn side(&self, tensor: &Tensor, at: usize) -> Option<Side> {
@@ -153,10 +166,11 @@ impl<'a> Table<'a> {
         }
         let of = |s: &Side| s.axis.and_then(|a| self.groups_of.get(&a)).cloned();
         let mut input = x.dims.clone();
-        // An open batch is 2 in the analysis.
-        let open = self.t.analysis.dims(graph.input(node, 0)?).and_then(|d| d.first().copied());
-        if let (Some((assigned, false)), Some(first)) = (open, input.first_mut()) {
-            *first = (assigned / 2).max(1) * self.batch;
+        let assigned = self.t.analysis.dims(graph.input(node, 0)?).unwrap_or_default();
+        for ((size, (_, fixed)), (by, of)) in input.iter_mut().zip(assigned).zip(&self.open) {
+            if !fixed {
+                *size = (*size * by / of).max(1);
+            }
         }
         let folded = w.axes.get(1).copied().flatten().filter(|a| self.groups_of.contains_key(a)).is_some();
         Some(Layer {
@@ -280,7 +294,8 @@ mod tests {
             let ch = &t.trace.channels;
             let none: Vec<Vec<f64>> = ch.groups.iter().map(|g| vec![0.0; g.channels.len()]).collect();
             let levels = plan::levels(ch, &none, &Limits::default()).unwrap();
-            let table = Table::new(&t, &levels, 3);
+            let feed = crate::runtime::random_inputs(&model, 0, &|_, _| 3).unwrap();
+            let table = Table::new(&t, &levels, &feed);
             for node in ch.macs.iter().map(|m| m.node) {
                 let Some(layer) = table.layer(node) else { continue };
                 let lens = layer.lens(&table);

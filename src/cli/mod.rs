@@ -36,6 +36,8 @@ Examples:
   onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
   onnx-prune model.onnx --max-drop 1 --data val/           the smallest model that loses at most one point
   onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml   not written unless both hold
+  onnx-prune model.onnx --target-latency 0.5               half of the time that it takes on this machine
+  onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report out.html   written only if it holds
   onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?

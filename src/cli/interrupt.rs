@@ -26,6 +26,13 @@ impl Drop for Writing {
     }
 }
 
+/// After a signal never returns: the process is about to end, and what fails while it does is no error to tell of.
+pub fn settle() {
+    while SIGNALS.load(Ordering::SeqCst) > 0 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Ends the process on a signal, at once or when files are written; a second signal does not wait.
 pub fn install() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {

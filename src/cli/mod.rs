@@ -109,7 +109,7 @@ impl Common {
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<()> {
-        match self.command {
+        let done = match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
             Some(Command::Sensitivity(args)) => sensitivity::run(&args),
@@ -118,7 +118,9 @@ impl Cli {
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
-        }
+        };
+        interrupt::settle();
+        done
     }
 }
 

@@ -6,7 +6,7 @@ use super::limits::{GATE, Held, LimitArgs};
 use super::output::Staged;
 use super::progress::Progress;
 use super::prune::{in_file, load};
-use super::report::{self, Form, FormArgs};
+use super::report::{self, Form, FormArgs, LAYER_SAMPLES};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use super::speed::{self, At, SpeedArgs};
 use anyhow::Context;
@@ -54,9 +54,9 @@ pub struct CheckArgs {
     /// The axis with one score a class, from 0 [default: the last of two or three axes, axis 1 of more]
     #[arg(long, value_name = "AXIS", help_heading = "Accuracy")]
     class_axis: Option<usize>,
-    /// Samples for the comparison layer by layer; 0 turns it off
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Accuracy")]
-    layer_samples: usize,
+    /// Samples for the comparison layer by layer; 0 turns it off [default: 64 for --report FILE.html, else 0]
+    #[arg(long, value_name = "N", help_heading = "Accuracy")]
+    layer_samples: Option<usize>,
 
     #[command(flatten)]
     speed: SpeedArgs,
@@ -99,7 +99,7 @@ impl CheckArgs {
         let options = diff::Options {
             metrics: self.metric.into_iter().chain(held.more_metrics()).collect(),
             place: Where { output: self.metric_output.clone(), class_axis: self.class_axis },
-            layer_samples: self.layer_samples,
+            layer_samples: self.layer_samples.unwrap_or(if self.form.has(Form::Html) { LAYER_SAMPLES } else { 0 }),
             limits: held.limits.accuracy,
         };
         let diff = compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;

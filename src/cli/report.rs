@@ -4,6 +4,9 @@ use super::output::{self, Staged};
 use clap::{Args, ValueEnum, ValueHint};
 use std::path::{Path, PathBuf};
 
+/// Samples that the page's comparison layer by layer is made on, where nothing else is said.
+pub const LAYER_SAMPLES: usize = 64;
+
 /// How the result of a command that knows limits comes out.
 #[derive(Debug, Args)]
 pub struct FormArgs {

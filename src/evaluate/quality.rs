@@ -154,7 +154,7 @@ impl OnData {
     }
 
     /// Everything that can be said about a pruned model on the same samples, with this metric as the primary one. `more`: metrics
-    /// beside those that are always there.
+    /// beside those that are always there. `layer_samples`: as many for the comparison layer by layer, none turns it off.
     ///
     /// # Errors
     /// As [`diff::compare`].
@@ -163,10 +163,11 @@ impl OnData {
         pruned: &Model,
         more: &[Metric],
         limits: &diff::Limits,
+        layer_samples: usize,
         stage: &dyn Fn(&str),
     ) -> Result<diff::Diff> {
         let metrics = std::iter::once(self.metric).chain(more.iter().copied()).collect();
-        let options = diff::Options { metrics, place: self.place.clone(), layer_samples: 0, limits: *limits };
+        let options = diff::Options { metrics, place: self.place.clone(), layer_samples, limits: *limits };
         diff::compare(&self.original, pruned, &self.data, &*self.runtime, &options, stage)
     }
 

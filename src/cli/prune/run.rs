@@ -5,7 +5,7 @@ use super::super::interrupt::Writing;
 use super::super::limits::Held;
 use super::super::output::{self, Staged};
 use super::super::progress::Progress;
-use super::super::report::{self, Form};
+use super::super::report::{self, Form, LAYER_SAMPLES};
 use super::super::speed::{self, Prepared};
 use super::{PruneArgs, in_file, load};
 use onnx_prune::error::Error;
@@ -155,8 +155,9 @@ fn measure(
     measured.figure = pruned.report.accuracy.clone();
     if let Some(Quality::Data(on)) = compared {
         let more = held.more_metrics();
+        let layers = if args.form.has(Form::Html) { LAYER_SAMPLES } else { 0 };
         let told = |stage: &str| progress.stage(stage);
-        measured.accuracy = Some(on.compare(&file.model, more.as_slice(), &held.limits.accuracy, &told)?);
+        measured.accuracy = Some(on.compare(&file.model, more.as_slice(), &held.limits.accuracy, layers, &told)?);
     }
     if let (Some(Quality::Data(on)), true) = (quality, args.device.device != Device::Cpu) {
         pruned.report.notes.extend(speed::fallen_back("accuracy", on.device_share(), &args.device.device));

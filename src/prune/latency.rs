@@ -122,7 +122,7 @@ impl Stopwatch {
 /// Prunes until the model takes the target's share of the time.
 ///
 /// The first aim is the target itself, in the time that the layers take one by one; measured, a model takes a little more or
-/// less, and the aim moves by as much, until the two agree to [`CLOSE`] or nothing better is found. Only then is the result
+/// less, and the aim moves by as much, until the two agree to 1.5 % or nothing better is found. Only then is the result
 /// repaired and verified; [`PruneReport::settle_latency`] then takes the measurement of the finished model.
 ///
 /// # Errors

@@ -105,7 +105,7 @@ pub fn request(data: &[u8]) -> (Model, Options) {
     let names: Vec<&str> = CRITERIA.iter().map(|c| c.name()).collect();
     let criterion = names.get(b.of(names.len() + 1)).and_then(|n| n.parse().ok());
     let round_to = match b.u8() % 6 {
-        0 => RoundTo::Auto,
+        0 => RoundTo::default(),
         n @ 1..4 => RoundTo::Multiple(usize::from(n)),
         4 => RoundTo::Multiple(8),
         _ => RoundTo::Multiple(1),

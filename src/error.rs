@@ -63,6 +63,14 @@ pub enum Error {
         /// The accepted difference.
         tolerance: f64,
     },
+    /// A model cannot be trained as asked.
+    #[error("{path}: {message}", path = path.display())]
+    Train {
+        /// The model file.
+        path: PathBuf,
+        /// Which node or tensor, and the way out.
+        message: String,
+    },
     /// A check of several models found some that fail it.
     #[error("{0}")]
     Check(String),

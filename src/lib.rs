@@ -16,6 +16,7 @@
 //! | the decision | [`plan`] |
 //! | what layers see on data, what removals cost | [`calibrate`] |
 //! | repair | [`recover`] |
+//! | training, before and after the cut | [`train`] |
 //! | the sole writer of a pruned model | [`rewrite`] |
 //! | the proof | [`verify`], on a [`runtime`] |
 //! | samples to run a model on | [`data`] |
@@ -58,4 +59,5 @@ pub mod report;
 pub mod rewrite;
 pub mod runtime;
 pub mod score;
+pub mod train;
 pub mod verify;

@@ -16,7 +16,7 @@ pub struct Conv;
 pub struct ConvTranspose;
 
 /// A sliding window's attributes, one entry per spatial axis.
-pub(super) struct Window {
+pub(crate) struct Window {
     pub kernel: Vec<usize>,
     pub strides: Vec<usize>,
     pub dilations: Vec<usize>,
@@ -81,7 +81,7 @@ impl Window {
     }
 }
 
-pub(super) fn group(cx: &NodeCx) -> Answer<usize> {
+pub(crate) fn group(cx: &NodeCx) -> Answer<usize> {
     match usize::try_from(cx.int("group", 1)) {
         Ok(g) if g > 0 => Ok(g),
         _ => refuse!("group is {}", cx.int("group", 1)),

@@ -1,0 +1,495 @@
+//! Writing ONNX nodes one after the other, shapes included: what gradients, losses and updates are made of.
+
+use crate::onnx::proto::{
+    AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType, tensor_proto::DataType,
+};
+use crate::onnx::tensor;
+use crate::ops::Answer;
+use crate::ops::cx::broadcast;
+use crate::refuse;
+use crate::rewrite::Names;
+use std::collections::HashMap;
+
+/// A tensor of the graph under construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Var(u32);
+
+/// A graph under construction. Every tensor has a name and a shape of known sizes.
+///
+/// Methods append the node for what they are called, in the form of the operator set, and refuse shapes that do not fit.
+pub struct Tape {
+    vars: Vec<(String, Vec<usize>)>,
+    nodes: Vec<NodeProto>,
+    constants: Vec<TensorProto>,
+    /// Constants by shape, bits and kind, so that each is stored once.
+    known: HashMap<(Vec<usize>, Vec<u64>, bool), Var>,
+    names: Names,
+    opset: i64,
+    /// Element type of everything that is not an integer.
+    elem: i32,
+}
+
+impl Tape {
+    /// Begins with the nodes and names of a graph. `elem`: `FLOAT` or `DOUBLE`.
+    pub(crate) fn new(names: Names, opset: i64, elem: DataType) -> Self {
+        let (vars, nodes, constants) = (Vec::new(), Vec::new(), Vec::new());
+        Tape { vars, nodes, constants, known: HashMap::new(), names, opset, elem: elem as i32 }
+    }
+
+    /// Version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        self.opset
+    }
+
+    /// The element type of everything that is not an integer.
+    pub fn elem(&self) -> i32 {
+        self.elem
+    }
+
+    /// The tensor's name.
+    pub fn name(&self, v: Var) -> &str {
+        self.vars.get(v.0 as usize).map_or("", |v| &v.0)
+    }
+
+    /// The tensor's shape.
+    pub fn dims(&self, v: Var) -> &[usize] {
+        self.vars.get(v.0 as usize).map_or(&[], |v| &v.1)
+    }
+
+    /// The number of elements.
+    pub fn numel(&self, v: Var) -> usize {
+        self.dims(v).iter().product()
+    }
+
+    /// A tensor that exists under this name: an input, or the output of a node that was or will be [pushed](Self::push).
+    pub fn existing(&mut self, name: &str, dims: &[usize]) -> Var {
+        self.vars.push((name.to_owned(), dims.to_vec()));
+        Var((self.vars.len() - 1) as u32)
+    }
+
+    /// A name that nothing has yet.
+    pub fn fresh(&mut self, wish: &str) -> String {
+        self.names.fresh(wish)
+    }
+
+    /// Numbered, since most operators occur very often.
+    fn fresh_of(&mut self, what: &str) -> String {
+        let n = self.vars.len();
+        self.names.fresh(&format!("train/{what}_{n}"))
+    }
+
+    /// Appends a finished node.
+    pub fn push(&mut self, node: NodeProto) {
+        self.nodes.push(node);
+    }
+
+    /// The nodes and constants.
+    pub fn finish(self) -> (Vec<NodeProto>, Vec<TensorProto>) {
+        (self.nodes, self.constants)
+    }
+
+    /// The number of nodes so far.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are no nodes yet.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Appends a node with one output of this shape.
+    pub fn node(&mut self, op: &str, inputs: &[Var], attributes: Vec<AttributeProto>, dims: Vec<usize>) -> Var {
+        let input = inputs.iter().map(|&v| self.name(v).to_owned()).collect();
+        let output = self.fresh_of(op);
+        let node = NodeProto {
+            op_type: Some(op.into()),
+            name: Some(output.clone()),
+            input,
+            output: vec![output.clone()],
+            attribute: attributes,
+            ..NodeProto::default()
+        };
+        self.nodes.push(node);
+        self.existing(&output, &dims)
+    }
+
+    /// The same tensor under a name that the caller chose.
+    pub fn named(&mut self, v: Var, name: &str) -> Var {
+        let node = NodeProto {
+            op_type: Some("Identity".into()),
+            name: Some(name.into()),
+            input: vec![self.name(v).to_owned()],
+            output: vec![name.into()],
+            ..NodeProto::default()
+        };
+        self.nodes.push(node);
+        let dims = self.dims(v).to_vec();
+        self.existing(name, &dims)
+    }
+
+    fn constant_of(&mut self, dims: &[usize], values: Vec<u64>, is_int: bool, make: TensorProto) -> Var {
+        let key = (dims.to_vec(), values, is_int);
+        if let Some(&v) = self.known.get(&key) {
+            return v;
+        }
+        let name = self.fresh_of("constant");
+        self.constants.push(TensorProto { name: Some(name.clone()), ..make });
+        let v = self.existing(&name, dims);
+        self.known.insert(key, v);
+        v
+    }
+
+    /// Floating-point constants.
+    pub fn constant(&mut self, dims: &[usize], values: &[f64]) -> Answer<Var> {
+        let like = TensorProto { data_type: Some(self.elem), ..TensorProto::default() };
+        let make = tensor::from_f64_like(&like, dims, values).map_err(|e| e.to_string())?;
+        Ok(self.constant_of(dims, values.iter().map(|v| v.to_bits()).collect(), false, make))
+    }
+
+    /// A constant without axes.
+    pub fn scalar(&mut self, value: f64) -> Answer<Var> {
+        self.constant(&[], &[value])
+    }
+
+    /// A constant list of integers.
+    pub fn ints(&mut self, values: &[i64]) -> Var {
+        let make = tensor::from_i64("", &[values.len()], values);
+        self.constant_of(&[values.len()], values.iter().map(|&v| v as u64).collect(), true, make)
+    }
+
+    /// An operator that keeps the shape.
+    pub fn unary(&mut self, op: &str, x: Var) -> Var {
+        let dims = self.dims(x).to_vec();
+        self.node(op, &[x], vec![], dims)
+    }
+
+    /// An operator of two tensors that broadcasts.
+    pub fn binary(&mut self, op: &str, a: Var, b: Var) -> Answer<Var> {
+        let dims = broadcast(&[self.dims(a), self.dims(b)])?;
+        Ok(self.node(op, &[a, b], vec![], dims))
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, a: Var, b: Var) -> Answer<Var> {
+        self.binary("Add", a, b)
+    }
+
+    /// `a − b`.
+    pub fn sub(&mut self, a: Var, b: Var) -> Answer<Var> {
+        self.binary("Sub", a, b)
+    }
+
+    /// `a · b`, element by element.
+    pub fn mul(&mut self, a: Var, b: Var) -> Answer<Var> {
+        self.binary("Mul", a, b)
+    }
+
+    /// `a / b`.
+    pub fn div(&mut self, a: Var, b: Var) -> Answer<Var> {
+        self.binary("Div", a, b)
+    }
+
+    /// `x + c`.
+    pub fn add_scalar(&mut self, x: Var, c: f64) -> Answer<Var> {
+        let c = self.scalar(c)?;
+        self.add(x, c)
+    }
+
+    /// `c · x`.
+    pub fn scale(&mut self, x: Var, c: f64) -> Answer<Var> {
+        if c == 1.0 {
+            return Ok(x);
+        }
+        let c = self.scalar(c)?;
+        self.mul(x, c)
+    }
+
+    /// `−x`.
+    pub fn neg(&mut self, x: Var) -> Var {
+        self.unary("Neg", x)
+    }
+
+    /// `x²`.
+    pub fn square(&mut self, x: Var) -> Answer<Var> {
+        self.mul(x, x)
+    }
+
+    /// 1 where a comparison (`Greater`, `Less`, `Equal`) holds, else 0. `Where` would do, but is slow in ONNX Runtime.
+    pub fn indicator(&mut self, op: &str, a: Var, b: Var) -> Answer<Var> {
+        let holds = self.binary(op, a, b)?;
+        Ok(self.to_float(holds))
+    }
+
+    /// Booleans or integers as numbers.
+    pub fn to_float(&mut self, x: Var) -> Var {
+        let dims = self.dims(x).to_vec();
+        let to = int("to", i64::from(self.elem));
+        self.node("Cast", &[x], vec![to], dims)
+    }
+
+    /// 1 where `x > c`, else 0.
+    pub fn above(&mut self, x: Var, c: f64) -> Answer<Var> {
+        let c = self.scalar(c)?;
+        self.indicator("Greater", x, c)
+    }
+
+    /// 1 where `x < c`, else 0.
+    pub fn below(&mut self, x: Var, c: f64) -> Answer<Var> {
+        let c = self.scalar(c)?;
+        self.indicator("Less", x, c)
+    }
+
+    /// The sum of all.
+    pub fn sum_of(&mut self, all: &[Var]) -> Answer<Var> {
+        let Some((&first, rest)) = all.split_first() else { refuse!("a sum of nothing") };
+        let mut sum = first;
+        for &v in rest {
+            sum = self.add(sum, v)?;
+        }
+        Ok(sum)
+    }
+
+    /// `ReduceSum`, `ReduceMean` or another reduction over axes.
+    pub fn reduce(&mut self, op: &str, x: Var, axes: &[usize], keep: bool) -> Answer<Var> {
+        let dims = self.dims(x).to_vec();
+        if let Some(a) = axes.iter().find(|&&a| a >= dims.len()) {
+            refuse!("axis {a} of a tensor of shape {dims:?}");
+        }
+        let out = dims.iter().enumerate().filter_map(|(a, &d)| match axes.contains(&a) {
+            true if keep => Some(1),
+            true => None,
+            false => Some(d),
+        });
+        let out: Vec<usize> = out.collect();
+        if axes.is_empty() {
+            return Ok(x);
+        }
+        let list: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
+        let keep = int("keepdims", i64::from(keep));
+        // ReduceSum took its axes as an input first.
+        if self.opset >= if op == "ReduceSum" { 13 } else { 18 } {
+            let axes = self.ints(&list);
+            return Ok(self.node(op, &[x, axes], vec![keep], out));
+        }
+        Ok(self.node(op, &[x], vec![ints("axes", &list), keep], out))
+    }
+
+    /// The sum over axes.
+    pub fn sum(&mut self, x: Var, axes: &[usize], keep: bool) -> Answer<Var> {
+        self.reduce("ReduceSum", x, axes, keep)
+    }
+
+    /// The mean over axes.
+    pub fn mean(&mut self, x: Var, axes: &[usize], keep: bool) -> Answer<Var> {
+        self.reduce("ReduceMean", x, axes, keep)
+    }
+
+    /// The sum of all elements, without axes.
+    pub fn total(&mut self, x: Var) -> Answer<Var> {
+        let axes: Vec<usize> = (0..self.dims(x).len()).collect();
+        self.sum(x, &axes, false)
+    }
+
+    /// Sums what broadcasting repeated, so that the result has this shape.
+    pub fn sum_to(&mut self, x: Var, to: &[usize]) -> Answer<Var> {
+        let dims = self.dims(x).to_vec();
+        if dims == to {
+            return Ok(x);
+        }
+        let Some(lead) = dims.len().checked_sub(to.len()) else {
+            refuse!("a gradient of shape {dims:?} for a tensor of shape {to:?}")
+        };
+        let mut axes: Vec<usize> = (0..lead).collect();
+        for (i, (&d, &t)) in dims.iter().skip(lead).zip(to).enumerate() {
+            if t == 1 && d != 1 {
+                axes.push(lead + i);
+            } else if d != t {
+                refuse!("a gradient of shape {dims:?} for a tensor of shape {to:?}");
+            }
+        }
+        let summed = self.sum(x, &axes, true)?;
+        self.reshape(summed, to)
+    }
+
+    /// Another shape of as many elements.
+    pub fn reshape(&mut self, x: Var, to: &[usize]) -> Answer<Var> {
+        if self.dims(x) == to {
+            return Ok(x);
+        }
+        if self.numel(x) != to.iter().product::<usize>() {
+            refuse!("a tensor of shape {:?} does not reshape to {to:?}", self.dims(x));
+        }
+        let shape: Vec<i64> = to.iter().map(|&d| d as i64).collect();
+        let shape = self.ints(&shape);
+        Ok(self.node("Reshape", &[x, shape], vec![], to.to_vec()))
+    }
+
+    /// Repeats axes of size 1.
+    pub fn expand(&mut self, x: Var, to: &[usize]) -> Answer<Var> {
+        if self.dims(x) == to {
+            return Ok(x);
+        }
+        if broadcast(&[self.dims(x), to])? != to {
+            refuse!("a tensor of shape {:?} does not expand to {to:?}", self.dims(x));
+        }
+        let shape: Vec<i64> = to.iter().map(|&d| d as i64).collect();
+        let shape = self.ints(&shape);
+        Ok(self.node("Expand", &[x, shape], vec![], to.to_vec()))
+    }
+
+    /// Axes in another order: axis `i` of the result is axis `perm[i]` of `x`.
+    pub fn transpose(&mut self, x: Var, perm: &[usize]) -> Answer<Var> {
+        if perm.iter().copied().eq(0..perm.len()) {
+            return Ok(x);
+        }
+        let dims = self.dims(x);
+        let out: Option<Vec<usize>> = perm.iter().map(|&p| dims.get(p).copied()).collect();
+        let Some(out) = out.filter(|o| o.len() == dims.len()) else {
+            refuse!("axes {perm:?} of a tensor of shape {dims:?}")
+        };
+        let perm: Vec<i64> = perm.iter().map(|&p| p as i64).collect();
+        Ok(self.node("Transpose", &[x], vec![ints("perm", &perm)], out))
+    }
+
+    /// The last two axes swapped.
+    pub fn swap_last(&mut self, x: Var) -> Answer<Var> {
+        let n = self.dims(x).len();
+        let Some(m) = n.checked_sub(2) else { refuse!("a matrix of shape {:?}", self.dims(x)) };
+        let mut perm: Vec<usize> = (0..n).collect();
+        perm.swap(m, n - 1);
+        self.transpose(x, &perm)
+    }
+
+    /// The product of (stacks of) matrices.
+    pub fn matmul(&mut self, a: Var, b: Var) -> Answer<Var> {
+        let (da, db) = (self.dims(a), self.dims(b));
+        let (Some((&[m, k], la)), Some((&[j, n], lb))) = (last_two(da), last_two(db)) else {
+            refuse!("a product of matrices of shapes {da:?} and {db:?}")
+        };
+        if k != j {
+            refuse!("a product of matrices of shapes {da:?} and {db:?}");
+        }
+        let mut out = broadcast(&[la, lb])?;
+        out.extend([m, n]);
+        Ok(self.node("MatMul", &[a, b], vec![], out))
+    }
+
+    /// Zeros (or another value) before and after each axis.
+    pub fn pad(&mut self, x: Var, pads: &[(usize, usize)], value: f64) -> Answer<Var> {
+        if pads.iter().all(|&p| p == (0, 0)) {
+            return Ok(x);
+        }
+        let dims = self.dims(x);
+        if dims.len() != pads.len() {
+            refuse!("padding {pads:?} of a tensor of shape {dims:?}");
+        }
+        let out = dims.iter().zip(pads).map(|(&d, &(b, e))| d + b + e).collect();
+        let list: Vec<i64> = pads.iter().map(|p| p.0 as i64).chain(pads.iter().map(|p| p.1 as i64)).collect();
+        if self.opset < 11 {
+            return Ok(self.node("Pad", &[x], vec![ints("pads", &list), float("value", value as f32)], out));
+        }
+        let pads = self.ints(&list);
+        if value == 0.0 {
+            return Ok(self.node("Pad", &[x, pads], vec![], out));
+        }
+        let value = self.scalar(value)?;
+        Ok(self.node("Pad", &[x, pads, value], vec![], out))
+    }
+
+    /// Every `step`-th of the indices from `from` on, `n` of them, along each of some axes: `(axis, from, n, step)`.
+    pub fn slice(&mut self, x: Var, parts: &[(usize, usize, usize, usize)]) -> Answer<Var> {
+        let mut out = self.dims(x).to_vec();
+        for &(axis, from, n, step) in parts {
+            match out.get_mut(axis) {
+                Some(d) if n == 0 || from + (n - 1) * step < *d => *d = n,
+                _ => refuse!("{n} indices from {from} on axis {axis} of a tensor of shape {:?}", self.dims(x)),
+            }
+        }
+        if out == self.dims(x) {
+            return Ok(x);
+        }
+        let starts: Vec<i64> = parts.iter().map(|p| p.1 as i64).collect();
+        let ends: Vec<i64> =
+            parts.iter().map(|p| (if p.2 == 0 { p.1 } else { p.1 + (p.2 - 1) * p.3 + 1 }) as i64).collect();
+        let axes: Vec<i64> = parts.iter().map(|p| p.0 as i64).collect();
+        let steps: Vec<i64> = parts.iter().map(|p| p.3 as i64).collect();
+        if self.opset < 10 {
+            if steps.iter().any(|&s| s != 1) {
+                refuse!("operator set {} has no slices with steps; 10 has", self.opset);
+            }
+            let attributes = vec![ints("starts", &starts), ints("ends", &ends), ints("axes", &axes)];
+            return Ok(self.node("Slice", &[x], attributes, out));
+        }
+        let inputs = [x, self.ints(&starts), self.ints(&ends), self.ints(&axes), self.ints(&steps)];
+        Ok(self.node("Slice", &inputs, vec![], out))
+    }
+
+    /// Tensors one after the other along an axis.
+    pub fn concat(&mut self, all: &[Var], axis: usize) -> Answer<Var> {
+        if let [one] = all {
+            return Ok(*one);
+        }
+        let Some(&first) = all.first() else { refuse!("a concatenation of nothing") };
+        let mut out = self.dims(first).to_vec();
+        let mut total = 0;
+        for &v in all {
+            let d = self.dims(v);
+            let same = d.len() == out.len() && (0..d.len()).all(|a| a == axis || d.get(a) == out.get(a));
+            match d.get(axis) {
+                Some(n) if same => total += n,
+                _ => refuse!("a concatenation of shapes {out:?} and {d:?} on axis {axis}"),
+            }
+        }
+        if let Some(d) = out.get_mut(axis) {
+            *d = total;
+        }
+        Ok(self.node("Concat", all, vec![int("axis", axis as i64)], out))
+    }
+
+    /// The given indices along an axis.
+    pub fn gather(&mut self, x: Var, indices: &[usize], axis: usize) -> Answer<Var> {
+        let mut out = self.dims(x).to_vec();
+        match out.get_mut(axis) {
+            Some(d) if indices.iter().all(|i| i < d) => *d = indices.len(),
+            _ => refuse!("indices on axis {axis} of a tensor of shape {:?}", self.dims(x)),
+        }
+        let list: Vec<i64> = indices.iter().map(|&i| i as i64).collect();
+        let indices = self.ints(&list);
+        Ok(self.node("Gather", &[x, indices], vec![int("axis", axis as i64)], out))
+    }
+
+    /// The indices of an axis in opposite order.
+    pub fn flip(&mut self, x: Var, axis: usize) -> Answer<Var> {
+        let n = self.dims(x).get(axis).copied().unwrap_or(0);
+        if n == 1 {
+            return Ok(x);
+        }
+        let back: Vec<usize> = (0..n).rev().collect();
+        self.gather(x, &back, axis)
+    }
+}
+
+/// The last two sizes, and those before.
+fn last_two(dims: &[usize]) -> Option<(&[usize; 2], &[usize])> {
+    let (lead, last) = dims.split_last_chunk::<2>()?;
+    Some((last, lead))
+}
+
+/// An integer attribute.
+pub fn int(name: &str, value: i64) -> AttributeProto {
+    let r#type = Some(AttributeType::Int as i32);
+    AttributeProto { name: Some(name.into()), i: Some(value), r#type, ..AttributeProto::default() }
+}
+
+/// A list of integers as an attribute.
+pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    let r#type = Some(AttributeType::Ints as i32);
+    AttributeProto { name: Some(name.into()), ints: values.to_vec(), r#type, ..AttributeProto::default() }
+}
+
+/// A number as an attribute.
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    let r#type = Some(AttributeType::Float as i32);
+    AttributeProto { name: Some(name.into()), f: Some(value), r#type, ..AttributeProto::default() }
+}

@@ -5,6 +5,7 @@
 //! installed. [`walk`] runs a model part by part.
 
 mod array;
+mod carry;
 mod choice;
 mod device;
 #[cfg(feature = "ort")]
@@ -14,12 +15,15 @@ pub mod ort;
 #[cfg(feature = "ort")]
 mod ort_bound;
 #[cfg(feature = "ort")]
+mod ort_carry;
+#[cfg(feature = "ort")]
 mod ort_values;
 mod profile;
 #[cfg(feature = "tract")]
 mod tract;
 pub mod walk;
 
+pub use carry::{Carry, carry};
 pub use choice::{RuntimeChoice, RuntimeInfo, RuntimeOptions, choose, choose_with, list};
 pub use device::{DEVICES, Device, ProviderInfo};
 pub use profile::{OpTime, Placement, Profile};
@@ -128,6 +132,20 @@ pub trait Session: Send {
         Err(Error::Usage(
             "this runtime cannot keep inputs on a device (I/O binding); ONNX Runtime can (--runtime ort)".into(),
         ))
+    }
+
+    /// Whether [`carry`](Self::carry) keeps state where the model computes.
+    fn keeps_state(&self) -> bool {
+        false
+    }
+
+    /// See [`carry`](carry()), which also serves sessions that cannot do this.
+    ///
+    /// # Errors
+    /// When the session cannot do that.
+    fn carry(&mut self, state: walk::Feed, pairs: Vec<(String, String)>) -> Result<Box<dyn Carry + '_>> {
+        let _ = (state, pairs);
+        Err(Error::Usage("this runtime keeps no state on a device".into()))
     }
 
     /// Where the nodes ran, after the first run on a device other than the processor.

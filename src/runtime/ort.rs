@@ -2,8 +2,10 @@
 //!
 //! The library and its environment are one per process and stay until it ends.
 
+use super::carry::Carry;
 use super::discover::{self, Here, Place};
 use super::ort_bound::OrtBound;
+use super::ort_carry::OrtCarry;
 use super::ort_values::{to_array, to_value};
 use super::walk::Feed;
 use super::{Array, Bound, Device, Placement, Profile, ProviderInfo, Runtime, Session};
@@ -290,6 +292,14 @@ impl Session for OrtSession {
 
     fn bind(&mut self, feeds: &[Feed]) -> Result<Box<dyn Bound + '_>> {
         Ok(Box::new(OrtBound::new(self, feeds)?))
+    }
+
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
+    fn carry(&mut self, state: Feed, pairs: Vec<(String, String)>) -> Result<Box<dyn Carry + '_>> {
+        Ok(Box::new(OrtCarry::new(self, state, pairs)?))
     }
 
     fn placement(&self) -> Option<&Placement> {

@@ -33,7 +33,7 @@ pub(super) struct OrtBound<'a> {
 }
 
 /// Where the device's kernels take tensors from.
-fn memory(device: &Device) -> ort::Result<MemoryInfo<'static>> {
+pub(super) fn memory(device: &Device) -> ort::Result<MemoryInfo<'static>> {
     let (name, id) = match device {
         Device::Cuda(n) | Device::TensorRt(n) => (AllocationDevice::CUDA, i32::from(*n)),
         _ => (AllocationDevice::CPU, 0),

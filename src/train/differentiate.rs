@@ -208,9 +208,13 @@ pub fn backward(
     Ok(out)
 }
 
-/// The nodes of another model (a teacher) with all names but those of its inputs behind a prefix; its constants keep theirs.
-pub fn prefixed(node: &NodeProto, prefix: &str, shared: &dyn Fn(&str) -> bool) -> NodeProto {
-    let rename = |n: &String| if n.is_empty() || shared(n) { n.clone() } else { format!("{prefix}{n}") };
+/// A node of another model (a teacher) with all names behind a prefix, but those of `shared` values.
+pub fn prefixed(node: &NodeProto, prefix: &str, shared: &HashMap<String, String>) -> NodeProto {
+    let rename = |n: &String| match shared.get(n) {
+        _ if n.is_empty() => String::new(),
+        Some(name) => name.clone(),
+        None => format!("{prefix}{n}"),
+    };
     NodeProto {
         name: node.name.as_ref().map(|n| format!("{prefix}{n}")),
         input: node.input.iter().map(rename).collect(),

@@ -7,5 +7,9 @@
 pub mod differentiate;
 pub mod fixed;
 pub mod grad;
+pub mod loss;
+pub mod optimizer;
+pub mod pairs;
+pub mod step;
 pub mod tape;
 pub mod vjp;

@@ -83,6 +83,12 @@ impl Tape {
         self.nodes.push(node);
     }
 
+    /// Moves the nodes from `from` on, which read nothing that nodes make, before all others.
+    pub fn to_front(&mut self, from: usize) {
+        let n = self.nodes.len().saturating_sub(from);
+        self.nodes.rotate_right(n);
+    }
+
     /// The nodes and constants.
     pub fn finish(self) -> (Vec<NodeProto>, Vec<TensorProto>) {
         (self.nodes, self.constants)

@@ -237,7 +237,7 @@ impl Dataset {
     }
 
     /// Whether a model input's last axis is that of its channels; else axis 1 is.
-    fn channels_last(&self, input: usize) -> bool {
+    pub(crate) fn channels_last(&self, input: usize) -> bool {
         match self.inner.feeds.get(input).map(|f| &f.source) {
             Some(Source::Rows { order, .. }) => order.target_last,
             Some(Source::Images { layout, .. }) => *layout == Layout::Nhwc,

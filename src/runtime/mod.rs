@@ -280,25 +280,26 @@ pub fn random_inputs(model: &Model, seed: u64, size_of: &dyn Fn(&str, usize) -> 
 const MOST_RANDOM: usize = 1 << 28;
 
 /// A stream of random values.
-struct Noise {
+pub(crate) struct Noise {
     rng: ChaCha8Rng,
     /// The second value of the last Box–Muller pair.
     spare: Option<f64>,
 }
 
 impl Noise {
-    fn new(seed: u64, name: &str) -> Self {
+    /// Depends on the seed and the name alone.
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let key = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
         Self { rng: ChaCha8Rng::from_seed(key.into()), spare: None }
     }
 
     /// Uniform in [0, 1), 53 bits.
-    fn uniform(&mut self) -> f64 {
+    pub(crate) fn uniform(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Standard normal. Uses libm, whose results do not depend on the platform.
-    fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         if let Some(value) = self.spare.take() {
             return value;
         }

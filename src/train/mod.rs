@@ -4,6 +4,8 @@
 //! [rule](grad) for each operator; the optimiser's update follows in the same graph, which a [runtime](crate::runtime) then
 //! runs step by step.
 
+pub mod augment;
+pub mod batches;
 pub mod differentiate;
 pub mod fixed;
 pub mod grad;

@@ -6,12 +6,19 @@
 
 pub mod augment;
 pub mod batches;
+mod checkpoint;
+mod diagnose;
 pub mod differentiate;
 pub mod fixed;
 pub mod grad;
+mod held;
 pub mod loss;
 pub mod optimizer;
+mod output;
 pub mod pairs;
+pub mod run;
+pub mod schedule;
 pub mod step;
 pub mod tape;
+mod targets;
 pub mod vjp;

@@ -36,12 +36,21 @@ pub mod names {
     pub const LOSS: &str = "train/out/loss";
     /// Length of the gradient of all trained tensors, before it is clipped.
     pub const GRADIENT: &str = "train/out/gradient";
+    /// The student's logits.
+    pub const LOGITS: &str = "train/out/logits";
+    /// The teacher's.
+    pub const TEACHER_LOGITS: &str = "train/out/teacher_logits";
     /// Length of all decaying tensors as one vector, before the step.
     pub const WEIGHT: &str = "train/out/weight";
 
     /// A trained vector: 0 decays, 1 does not.
     pub fn weights(vector: usize) -> String {
         format!("train/in/w{vector}")
+    }
+
+    /// Whether a state input is part of the model, and not only of the optimiser.
+    pub fn is_model(input: &str) -> bool {
+        input == STATISTICS || (0..2).any(|v| input == weights(v))
     }
 
     /// A vector's state `k`.
@@ -125,6 +134,10 @@ pub struct Graphs {
     pub state: Vec<(String, Array)>,
     /// Running statistics: the initializers and where they begin in [`names::STATISTICS`].
     pub statistics: Vec<(String, usize, usize)>,
+    /// The evaluation hands out the student's logits, under [`names::LOGITS`].
+    pub logits: bool,
+    /// And the teacher's.
+    pub teacher_logits: bool,
     /// Names of the terms.
     pub terms: Vec<String>,
     /// Tensors that the loss does not depend on.
@@ -428,9 +441,26 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
     let terms = m.losses(&f, &teacher)?;
     let loss = m.total(&terms).map_err(internal)?;
     m.output(loss, names::LOSS);
-    m.outputs.extend(g.proto.output.iter().cloned());
+    let logits = spec.classes.and_then(|v| f.vars.get(&v)).copied();
+    let taught = spec.pairs.iter().find(|p| p.of_classes && Some(p.student) == spec.classes);
+    let taught = taught.map(|p| p.teacher).or_else(|| spec.teacher.and_then(super::pairs::classes));
+    let taught = taught.and_then(|v| teacher.get(&v)).copied();
+    for (v, name) in [(logits, names::LOGITS), (taught, names::TEACHER_LOGITS)] {
+        if let Some(v) = v {
+            m.output(v, name);
+        }
+    }
     let evaluate = m.finish(&fed);
-    let graphs = Graphs { step, evaluate, state, statistics, terms: terms_named, unreached: Vec::new() };
+    let graphs = Graphs {
+        step,
+        evaluate,
+        state,
+        statistics,
+        logits: logits.is_some(),
+        teacher_logits: taught.is_some(),
+        terms: terms_named,
+        unreached: Vec::new(),
+    };
     Ok((graphs, missed))
 }
 

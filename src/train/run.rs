@@ -1,0 +1,501 @@
+//! The loop: batches in, steps, judgement on held-back samples, checkpoints, and the model that comes out.
+
+use super::augment::Augment;
+use super::batches::{BatchOptions, Batches};
+use super::checkpoint::Checkpoint;
+use super::differentiate::{Parameter, parameters};
+use super::fixed::fix;
+use super::grad::{BatchNorms, Kind};
+use super::held::{Held, Judged};
+use super::loss::Losses;
+use super::optimizer::Update;
+use super::output;
+use super::pairs::{self, Kept};
+use super::schedule::Schedule;
+use super::step::{Graphs, Layout, Spec, build, names};
+use super::targets::Targets;
+use crate::canon;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::flat::flatten;
+use crate::graph::Graph;
+use crate::onnx::Model;
+use crate::runtime::walk::Feed;
+use crate::runtime::{Array, Carry, Data, Runtime, carry, input_specs};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Samples in a step.
+    pub batch: usize,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// The update.
+    pub update: Update,
+    /// What is made small; without it, what fits teacher and labels.
+    pub losses: Option<Losses>,
+    /// Temperature of `kl`.
+    pub temperature: f64,
+    /// Label smoothing of `ce`.
+    pub smoothing: f64,
+    /// Scale of `cosine`.
+    pub loss_scale: f64,
+    /// Tensors in between that `mse`, `l1` and `cosine` compare, in place of the outputs.
+    pub matched: Option<Regex>,
+    /// What is left of tensors that lost channels.
+    pub kept: Kept,
+    /// What chance does to samples.
+    pub augment: Augment,
+    /// How batch normalisations train.
+    pub batch_norms: BatchNorms,
+    /// Nodes and tensors that stay as they are.
+    pub freeze: Vec<Regex>,
+    /// More tensors that weight decay does not apply to.
+    pub no_decay: Vec<Regex>,
+    /// Share of the samples that is held back to judge by; 0 for none.
+    pub hold_back: f64,
+    /// Stops after so many epochs without a better judgement.
+    pub patience: Option<usize>,
+    /// Seed of order, augmentation and what is held back.
+    pub seed: u64,
+    /// Where the state is kept, and how often at least.
+    pub checkpoint: Option<(PathBuf, Duration)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            epochs: 10,
+            batch: 64,
+            schedule: Schedule { lr: 0.01, course: Default::default(), warmup: 0.0 },
+            update: Update::default(),
+            losses: None,
+            temperature: 4.0,
+            smoothing: 0.0,
+            loss_scale: 1.0,
+            matched: None,
+            kept: Kept::new(),
+            augment: Augment::default(),
+            batch_norms: BatchNorms::default(),
+            freeze: Vec::new(),
+            no_decay: Vec::new(),
+            hold_back: 0.1,
+            patience: None,
+            seed: 0,
+            checkpoint: None,
+        }
+    }
+}
+
+/// What one epoch came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochResult {
+    /// Counted from 1.
+    pub epoch: usize,
+    /// Learning rate of its last step.
+    pub lr: f64,
+    /// Mean loss over its steps.
+    pub loss: f64,
+    /// Mean of each term, unweighted.
+    pub terms: BTreeMap<String, f64>,
+    /// Mean length of the gradient.
+    pub gradient_norm: f64,
+    /// Length of the decaying weights at its last step.
+    pub weight_norm: Option<f64>,
+    /// Loss on held-back samples.
+    pub held_loss: Option<f64>,
+    /// Score on held-back samples, in percent.
+    pub held_score: Option<f64>,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+/// What is told while it runs.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Work that comes before or after the steps.
+    Stage(&'a str),
+    /// A step is done: how many, of how many, and the loss.
+    Step(u64, u64, f64),
+    /// An epoch is done.
+    Epoch(&'a EpochResult),
+}
+
+/// What a run came to.
+pub struct Trained {
+    /// The trained model.
+    pub model: Model,
+    /// Every epoch.
+    pub epochs: Vec<EpochResult>,
+    /// What held-back samples said before the first step.
+    pub before: Option<(f64, Option<f64>)>,
+    /// The epoch whose state the model has.
+    pub best: usize,
+    /// Why it ended early.
+    pub stopped: Option<Stopped>,
+    /// The trained tensors.
+    pub parameters: Vec<Parameter>,
+    /// Tensors that the losses do not depend on.
+    pub unreached: Vec<String>,
+    /// The losses.
+    pub losses: Losses,
+    /// What the score on held-back samples is called.
+    pub metric: Option<&'static str>,
+    /// Samples trained on, and held back.
+    pub samples: (usize, usize),
+    /// Steps in an epoch.
+    pub steps_per_epoch: usize,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Why a run ended early.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// Nothing got better any more.
+    Early(String),
+    /// Numbers were no longer finite, or the loss exploded.
+    Diverged(String),
+}
+
+/// How far a run came.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    /// Steps done.
+    step: u64,
+    epochs: Vec<EpochResult>,
+    before: Option<(f64, Option<f64>)>,
+    /// The epoch with the best judgement, and that.
+    best: Option<(usize, f64)>,
+    /// Sums over the steps of the present epoch.
+    sums: BTreeMap<String, f64>,
+    seconds: f64,
+}
+
+/// The batch that the data gives, for which a model is fixed.
+fn extents(model: &Model, batches: &Batches) -> Vec<(String, Vec<usize>)> {
+    let own = input_specs(model);
+    let all = batches.extents();
+    own.iter()
+        .enumerate()
+        .filter_map(|(i, s)| {
+            let dims = all.iter().find(|(n, _)| *n == s.name).or_else(|| all.get(i)).map(|(_, d)| d.clone())?;
+            Some((s.name.clone(), dims))
+        })
+        .collect()
+}
+
+/// Trains a model. `watch` is told what happens.
+///
+/// # Errors
+/// [`Error::Train`] when the model cannot be trained so, [`Error::Usage`] when the options do not fit model and data.
+pub fn train(
+    model: &Model,
+    teacher: Option<&Model>,
+    data: &Dataset,
+    runtime: &dyn Runtime,
+    options: &Options,
+    watch: &mut dyn FnMut(&Event),
+) -> Result<Trained> {
+    watch(&Event::Stage("data"));
+    let o = options;
+    let batch = data.clone().batched(o.batch).batch_size();
+    let whole = data.clone().batched(batch);
+    let held_back = (o.hold_back * whole.len() as f64).round() as usize / batch * batch;
+    let (held, fit) = match held_back {
+        0 => (None, whole),
+        n if n + batch > whole.len() => (None, whole),
+        n => {
+            let (held, fit) = whole.divide(n, o.seed)?;
+            (Some(held), fit)
+        }
+    };
+    let drawn = BatchOptions { batch, seed: o.seed, augment: o.augment, ..BatchOptions::default() };
+    let batches = Batches::new(&fit, &drawn)?;
+    watch(&Event::Stage("training graph"));
+    let ready = {
+        let flat = flatten(model)?;
+        output::unshared(&flat)?
+    };
+    let student = fix(&ready, &extents(model, &batches), false)?;
+    let graph = Graph::new(&student)?;
+    let a = canon::analyse(&graph);
+    let fixed_teacher = teacher.map(|t| fix(t, &extents(t, &batches), false)).transpose()?;
+    let teacher_graph = fixed_teacher.as_ref().map(Graph::new).transpose()?;
+    let ta = teacher_graph.as_ref().map(|g| canon::analyse(g));
+    let classes = pairs::classes(&a);
+    let losses = match &o.losses {
+        Some(l) => l.clone(),
+        None => usual_losses(teacher.is_some(), classes.is_some(), data.labels().is_some())?,
+    };
+    if losses.0.iter().any(|(k, _)| k.needs_teacher()) && ta.is_none() {
+        return Err(Error::Usage(format!(
+            "the loss {losses} compares with a teacher; give one with --teacher ORIGINAL"
+        )));
+    }
+    let pairs = match &ta {
+        Some(ta) => pairs::pairs(&a, ta, &losses, o.matched.as_ref(), &o.kept)?,
+        None => Vec::new(),
+    };
+    let found = parameters(&a, &o.freeze);
+    if found.is_empty() {
+        let message = "nothing is left to train: no layer has a float32 weight that --freeze does not hold".into();
+        return Err(Error::Train { path: model.path.clone(), message });
+    }
+    let decays = |p: &Parameter| p.kind == Kind::Weight && !o.no_decay.iter().any(|r| r.is_match(&p.name));
+    let mut spec = Spec {
+        student: &a,
+        teacher: ta.as_ref(),
+        layout: Layout::new(found, &decays),
+        pairs: &pairs,
+        classes,
+        losses: &losses,
+        temperature: o.temperature,
+        loss_scale: o.loss_scale,
+        update: o.update,
+        batch_norms: o.batch_norms,
+    };
+    let graphs = build(&mut spec)?;
+    let ce = losses.0.iter().any(|(k, _)| *k == super::loss::Kind::Ce);
+    let logits = classes.filter(|_| ce).and_then(|v| a.lanes[0].shapes[v.0 as usize].clone());
+    let targets = Targets { logits, smoothing: o.smoothing };
+    watch(&Event::Stage("loading the training graph"));
+    let mut session = runtime.load(&graphs.step)?;
+    let judge = match &held {
+        Some(h) => Some(Held::new(&graphs, h, &targets, runtime)?),
+        None => None,
+    };
+    let metric = judge.as_ref().and_then(|j| j.metric);
+    let fingerprint = fingerprint(model, teacher, data, o, &losses);
+    let mut run = Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch };
+    let (progress, state, stopped) = run.all(session.as_mut())?;
+    let model = output::model(&ready, &spec.layout, &graphs, &state)?;
+    let mut notes = Vec::new();
+    if held.is_none() && o.hold_back > 0.0 {
+        notes.push(format!(
+            "{} samples are too few to hold a batch of {batch} back: the last state is kept",
+            data.len()
+        ));
+    }
+    let left = batches.len() % batch;
+    if left > 0 {
+        notes.push(format!("each epoch leaves out {left} samples, other ones each time, which do not fill a batch"));
+    }
+    Ok(Trained {
+        model,
+        best: progress.best.map_or(progress.epochs.len(), |b| b.0),
+        epochs: progress.epochs,
+        before: progress.before,
+        stopped,
+        parameters: spec.layout.parameters,
+        unreached: graphs.unreached.clone(),
+        losses,
+        metric,
+        samples: (batches.len(), held.map_or(0, |h| h.len())),
+        steps_per_epoch: batches.steps(),
+        notes,
+    })
+}
+
+/// Classes are compared as such, everything else by its values.
+fn usual_losses(teacher: bool, classes: bool, labels: bool) -> Result<Losses> {
+    let text = match (teacher, classes, labels) {
+        (true, true, _) => "kl=1",
+        (true, false, _) => "mse=1",
+        (false, true, true) => "ce=1",
+        (false, ..) => {
+            return Err(Error::Usage(
+                "nothing says what is right: give the original with --teacher, or data with labels for a classifier"
+                    .into(),
+            ));
+        }
+    };
+    text.parse().map_err(Error::Internal)
+}
+
+/// What a checkpoint belongs to.
+fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Options, losses: &Losses) -> String {
+    let mut hash = Sha256::new();
+    let settings = Options { checkpoint: None, losses: Some(losses.clone()), ..o.clone() };
+    hash.update(format!("{} {:?} {settings:?}", model.sha256(), teacher.map(Model::sha256)));
+    hash.update(format!("{:?} {} {:?}", data.path(), data.len(), data.labels()));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+struct Run<'a> {
+    o: &'a Options,
+    graphs: &'a Graphs,
+    batches: &'a Batches,
+    targets: Targets,
+    judge: Option<Held>,
+    runtime: &'a dyn Runtime,
+    fingerprint: String,
+    watch: &'a mut dyn FnMut(&Event),
+}
+
+fn scalar(x: f32) -> Array {
+    Array { dims: Vec::new(), data: Data::F32(vec![x]) }
+}
+
+impl Run<'_> {
+    /// All steps. The state that the model gets comes back.
+    fn all(&mut self, session: &mut dyn crate::runtime::Session) -> Result<(Progress, Feed, Option<Stopped>)> {
+        let (mut progress, mut best, start) = self.begin()?;
+        let inputs: Vec<(String, String)> = start.iter().map(|(n, _)| (n.clone(), names::next(n))).collect();
+        let mut carried = carry(session, start, inputs)?;
+        if progress.step == 0
+            && let Some(judge) = &mut self.judge
+        {
+            let first = judge.judge(&carried.state()?)?;
+            progress.before = Some((first.loss, first.score));
+        }
+        let per = self.batches.steps() as u64;
+        let all = per * self.o.epochs as u64;
+        let began = Instant::now();
+        let before = progress.seconds;
+        let mut saved = Instant::now();
+        let mut epoch_began = Instant::now();
+        let mut stopped = None;
+        let place = |step: u64| ((step / per) as usize, (step % per) as usize);
+        let mut ahead = self.batches.ahead(place(progress.step));
+        while progress.step < all {
+            let (epoch, _) = place(progress.step);
+            let batch = match ahead.next() {
+                Some(batch) => batch?,
+                None => return Err(Error::Internal("the data ended".into())),
+            };
+            let lr = self.o.schedule.at(progress.step, per as usize, self.o.epochs);
+            let [c1, c2] = self.o.update.corrections(progress.step + 1);
+            let mut feed = batch.feed;
+            feed.extend(self.targets.wanted(self.batches.labels(), &batch.samples, batch.mix.as_ref())?);
+            let scalars = [(names::LR, lr as f32), (names::CORRECTIONS[0], c1), (names::CORRECTIONS[1], c2)];
+            feed.extend(scalars.map(|(name, v)| (name.to_owned(), scalar(v))));
+            let told = carried.step(&feed)?;
+            progress.step += 1;
+            let value =
+                |name: &str| told.iter().find(|(n, _)| n == name).and_then(|(_, a)| a.to_f64().first().copied());
+            let loss = value(names::LOSS).unwrap_or(f64::NAN);
+            if let Some(why) = self.wrong(&told, loss, &progress) {
+                carried.back()?;
+                let state = carried.state()?;
+                let culprit = super::diagnose::first_wrong(self.graphs, self.runtime, &state, &feed)?;
+                let why = format!("step {}, in epoch {}: {why}{culprit}", progress.step, epoch + 1);
+                stopped = Some(Stopped::Diverged(why));
+                break;
+            }
+            for (name, a) in &told {
+                *progress.sums.entry(name.clone()).or_default() += a.to_f64().first().copied().unwrap_or(0.0);
+            }
+            (self.watch)(&Event::Step(progress.step, all, loss));
+            if progress.step % per == 0 {
+                let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
+                let state = carried.state()?;
+                if let Some(judge) = &mut self.judge {
+                    let Judged { loss, score } = judge.judge(&state)?;
+                    (result.held_loss, result.held_score) = (Some(loss), score);
+                }
+                result.seconds = epoch_began.elapsed().as_secs_f64();
+                epoch_began = Instant::now();
+                progress.sums.clear();
+                // The lowest loss: it is finer than a score on few samples.
+                let better = match (result.held_loss, progress.best) {
+                    (None, _) | (_, None) => true,
+                    (Some(loss), Some((_, least))) => loss < least,
+                };
+                if better {
+                    progress.best = Some((epoch + 1, result.held_loss.unwrap_or(result.loss)));
+                    best = Some(state);
+                }
+                (self.watch)(&Event::Epoch(&result));
+                progress.epochs.push(result);
+                let since = progress.best.map_or(0, |(at, _)| epoch + 1 - at);
+                if self.judge.is_some() && self.o.patience.is_some_and(|p| since >= p) && progress.step < all {
+                    stopped = Some(Stopped::Early(format!(
+                        "after epoch {}: the loss on held-back samples did not fall for {since} epochs",
+                        epoch + 1
+                    )));
+                    break;
+                }
+            }
+            progress.seconds = before + began.elapsed().as_secs_f64();
+            if let Some((_, every)) = &self.o.checkpoint
+                && saved.elapsed() >= *every
+            {
+                self.save(&progress, carried.as_ref(), best.as_ref())?;
+                saved = Instant::now();
+            }
+        }
+        let state = match best {
+            Some(best) => best,
+            None => self.graphs.state.clone(),
+        };
+        Ok((progress, state, stopped))
+    }
+
+    /// Where the run begins: at a checkpoint, if there is one.
+    fn begin(&self) -> Result<(Progress, Option<Feed>, Feed)> {
+        let fresh = || Ok((Progress::default(), None, self.graphs.state.clone()));
+        let Some((path, _)) = self.o.checkpoint.as_ref().filter(|(p, _)| p.exists()) else { return fresh() };
+        let kept: Checkpoint<Progress> = Checkpoint::load(path)?;
+        let fits = self.graphs.state.iter().all(|(n, a)| kept.state.iter().any(|(m, b)| n == m && a.dims == b.dims));
+        if kept.fingerprint != self.fingerprint || !fits {
+            return Err(Error::Usage(format!(
+                "{}: this checkpoint is of a run with another model, other data or other options; remove it, or name another \
+                 file with --checkpoint",
+                path.display()
+            )));
+        }
+        Ok((kept.progress, kept.best, kept.state))
+    }
+
+    fn save(&self, progress: &Progress, carried: &dyn Carry, best: Option<&Feed>) -> Result<()> {
+        let Some((path, _)) = &self.o.checkpoint else { return Ok(()) };
+        let (fingerprint, progress) = (self.fingerprint.clone(), progress.clone());
+        Checkpoint { fingerprint, progress, state: carried.state()?, best: best.cloned() }.save(path)
+    }
+
+    /// What is wrong with a step, if anything.
+    fn wrong(&self, told: &Feed, loss: f64, progress: &Progress) -> Option<String> {
+        let odd = told.iter().find(|(_, a)| a.to_f64().iter().any(|v| !v.is_finite()));
+        if let Some((name, _)) = odd {
+            let what = match name.as_str() {
+                names::GRADIENT => "the length of the gradient".to_owned(),
+                names::WEIGHT => "the length of the weights".to_owned(),
+                name => format!("the {}", name.trim_start_matches("train/out/").replace('/', " ")),
+            };
+            return Some(format!("{what} is not finite"));
+        }
+        let first = progress.epochs.first().map(|e| e.loss)?;
+        let most = EXPLODED * first.max(1e-3);
+        (loss > most)
+            .then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times that of the first epoch"))
+    }
+
+    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: Option<f64>) -> EpochResult {
+        let n = self.batches.steps().max(1) as f64;
+        let mean = |name: &str| progress.sums.get(name).map_or(f64::NAN, |s| s / n);
+        EpochResult {
+            epoch,
+            lr,
+            loss: mean(names::LOSS),
+            terms: self.graphs.terms.iter().map(|t| (t.clone(), mean(&names::term(t)))).collect(),
+            gradient_norm: mean(names::GRADIENT),
+            weight_norm,
+            held_loss: None,
+            held_score: None,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// A loss that many times as high as the first epoch's has exploded.
+const EXPLODED: f64 = 1e4;

@@ -18,6 +18,7 @@ mod runtime;
 mod runtimes;
 mod sensitivity;
 mod speed;
+mod train;
 
 use clap::{Args, Parser, Subcommand};
 use std::io::{self, Write};
@@ -38,6 +39,7 @@ Examples:
   onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml   not written unless both hold
   onnx-prune model.onnx --target-latency 0.5               half of the time that it takes on this machine
   onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report out.html   written only if it holds
+  onnx-prune train half.onnx --teacher model.onnx --data photos/ --epochs 20   get accuracy back, no labels needed
   onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
@@ -52,7 +54,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -79,6 +81,8 @@ enum Command {
     Diff(Box<diff::DiffCommand>),
     /// Judge a smaller model by limits on accuracy, speed and size: the gate of a pipeline
     Check(Box<check::CheckArgs>),
+    /// Train a model file: with a teacher, with labels, on any runtime
+    Train(Box<train::TrainCommand>),
     /// Measure how fast models run, one against the other
     Bench(bench::BenchArgs),
     /// Show what can run models here, and where it was found
@@ -115,6 +119,7 @@ impl Cli {
             Some(Command::Sensitivity(args)) => sensitivity::run(&args),
             Some(Command::Diff(args)) => diff::run(&args),
             Some(Command::Check(args)) => check::run(&args),
+            Some(Command::Train(args)) => train::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),

@@ -9,8 +9,13 @@ use tempfile::NamedTempFile;
 
 /// `<stem>.pruned.onnx` beside the model.
 pub fn default_output(model: &Path) -> PathBuf {
+    beside(model, "pruned")
+}
+
+/// `<stem>.<what>.onnx` beside the model.
+pub fn beside(model: &Path, what: &str) -> PathBuf {
     let mut name = model.file_stem().unwrap_or_default().to_owned();
-    name.push(".pruned.onnx");
+    name.push(format!(".{what}.onnx"));
     model.with_file_name(name)
 }
 

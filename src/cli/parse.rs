@@ -45,3 +45,14 @@ pub fn criteria_help() -> String {
     }
     text
 }
+
+/// A number that may be 0.
+pub fn not_negative(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x >= 0.0 && x.is_finite()).ok_or_else(|| "expected a number, at least 0".into())
+}
+
+/// A share that is not the whole.
+pub fn below_one(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| (0.0..1.0).contains(x));
+    number.ok_or_else(|| "expected a number of at least 0 and below 1".into())
+}

@@ -1,0 +1,235 @@
+//! `onnx-prune train MODEL --data D`: from the flags to [`Options`], and what comes out.
+
+use super::Common;
+use super::data::{DataArgs, NO_DATA};
+use super::interrupt::Writing;
+use super::output;
+use super::parse;
+use super::progress::Progress;
+use super::prune::{in_file, load};
+use super::runtime::{DeviceArgs, RuntimeArgs};
+use clap::{Args, ValueHint};
+use onnx_prune::data::{DataOptions, Dataset};
+use onnx_prune::error::Error;
+use onnx_prune::onnx::{self, SaveOptions};
+use onnx_prune::runtime::{RuntimeOptions, choose_with};
+use onnx_prune::train::augment::Augment;
+use onnx_prune::train::grad::BatchNorms;
+use onnx_prune::train::loss::Losses;
+use onnx_prune::train::optimizer::{Decay, Optimizer, Update};
+use onnx_prune::train::pairs::Kept;
+use onnx_prune::train::run::{Event, Options, Stopped, train};
+use onnx_prune::train::schedule::{Course, Schedule};
+use regex::Regex;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How a model is trained.
+#[derive(Clone, Debug, Args)]
+pub struct TrainArgs {
+    /// Highest learning rate [default: 0.01 for sgd, 0.001 for adamw]
+    #[arg(long, value_name = "R", value_parser = parse::positive, help_heading = "Training")]
+    pub lr: Option<f64>,
+    /// How the learning rate goes on: cosine (to 0 at the end), constant, or step=EPOCHS:FACTOR
+    #[arg(long, value_name = "COURSE", default_value_t, help_heading = "Training")]
+    pub schedule: Course,
+    /// Epochs over which the learning rate rises in a straight line, fractions too
+    #[arg(long, value_name = "EPOCHS", default_value_t = 1.0, value_parser = parse::not_negative, help_heading = "Training")]
+    pub warmup: f64,
+    /// How gradients become steps
+    #[arg(long, value_enum, value_name = "NAME", default_value_t, help_heading = "Training")]
+    pub optimizer: Optimizer,
+    /// Momentum of sgd, β₁ of adamw
+    #[arg(long, value_name = "M", default_value_t = 0.9, value_parser = parse::below_one, help_heading = "Training")]
+    pub momentum: f64,
+    /// The gradient of all trained tensors together is made no longer than this
+    #[arg(long, value_name = "N", value_parser = parse::positive, help_heading = "Training")]
+    pub clip: Option<f64>,
+    /// Weight decay λ, of layer weights only: λ/2·‖w‖² in the loss with sgd, λ·lr·w off the weights with adamw
+    #[arg(long, value_name = "L", default_value_t = 0.0, value_parser = parse::not_negative, help_heading = "Training")]
+    pub weight_decay: f64,
+    /// The form of weight decay, whatever the optimizer
+    #[arg(long, value_enum, value_name = "FORM", help_heading = "Training")]
+    pub decay: Option<Decay>,
+    /// Tensors with a matching name do not decay (repeatable); biases and parameters of normalisations never do
+    #[arg(long, value_name = "REGEX", value_parser = parse::regex, help_heading = "Training")]
+    pub no_decay: Vec<Regex>,
+    /// Nodes and tensors with a matching name stay as they are (repeatable)
+    #[arg(long, value_name = "REGEX", value_parser = parse::regex, help_heading = "Training")]
+    pub freeze: Vec<Regex>,
+    /// Whether batch normalisations take the statistics of each batch, or keep the stored ones
+    #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Training")]
+    pub batch_norm: BatchNorms,
+    /// What chance does to samples: flip, crop=PIXELS, jitter=STRENGTH, mixup=ALPHA, in a list; or none
+    #[arg(long, value_name = "LIST", default_value = "none", help_heading = "Training")]
+    pub augment: Augment,
+
+    /// What is made small, with weights: kl=1,cosine=0.5. ce compares with labels; kl, mse, l1 and cosine with the teacher
+    /// [default: kl with a teacher of classes, mse with another teacher, ce with labels alone]
+    #[arg(long, value_name = "LIST", help_heading = "Losses")]
+    pub loss: Option<Losses>,
+    /// Temperature of kl, which softens both sides
+    #[arg(long, value_name = "T", default_value_t = 4.0, value_parser = parse::positive, help_heading = "Losses")]
+    pub temperature: f64,
+    /// Label smoothing of ce: this share of what is wanted is spread over all classes
+    #[arg(long, value_name = "E", default_value_t = 0.0, value_parser = parse::below_one, help_heading = "Losses")]
+    pub label_smoothing: f64,
+    /// The cosine loss is S · (1 − cos): S sets how hard it pulls, against other terms and against noise
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = parse::positive, help_heading = "Losses")]
+    pub loss_scale: f64,
+    /// mse, l1 and cosine compare tensors in between, those with a matching name, in place of the outputs
+    #[arg(long = "match", value_name = "REGEX", value_parser = parse::regex, help_heading = "Losses")]
+    pub matched: Option<Regex>,
+
+    /// Share of the samples that is held back to judge by: the best state is kept. 0 holds none back and keeps the last
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = parse::below_one, help_heading = "Judgement")]
+    pub hold_back: f64,
+    /// Stop after N epochs without a lower loss on held-back samples
+    #[arg(long, value_name = "N", value_parser = parse::at_least_one, help_heading = "Judgement")]
+    pub patience: Option<usize>,
+}
+
+impl TrainArgs {
+    /// The library's options.
+    pub fn options(&self, epochs: usize, batch: Option<usize>, seed: u64) -> Options {
+        let (lr, decay) = match self.optimizer {
+            Optimizer::Sgd => (0.01, Decay::L2),
+            Optimizer::Adamw => (0.001, Decay::Decoupled),
+        };
+        let update = Update {
+            optimizer: self.optimizer,
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            decay: self.decay.unwrap_or(decay),
+            clip: self.clip,
+            ..Update::default()
+        };
+        Options {
+            epochs,
+            batch: batch.unwrap_or(BATCH),
+            schedule: Schedule { lr: self.lr.unwrap_or(lr), course: self.schedule, warmup: self.warmup },
+            update,
+            losses: self.loss.clone(),
+            temperature: self.temperature,
+            smoothing: self.label_smoothing,
+            loss_scale: self.loss_scale,
+            matched: self.matched.clone(),
+            kept: Kept::new(),
+            augment: self.augment,
+            batch_norms: self.batch_norm,
+            freeze: self.freeze.clone(),
+            no_decay: self.no_decay.clone(),
+            hold_back: self.hold_back,
+            patience: self.patience,
+            seed,
+            checkpoint: None,
+        }
+    }
+}
+
+/// Samples in a step, where nothing else is said.
+const BATCH: usize = 64;
+
+/// Trains a model.
+#[derive(Debug, Args)]
+pub struct TrainCommand {
+    /// The ONNX model
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    model: PathBuf,
+    /// The model to learn from: the original, before pruning
+    #[arg(long, value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
+    teacher: Option<PathBuf>,
+    /// Where the trained model goes [default: <stem>.trained.onnx beside the input]
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    output: Option<PathBuf>,
+    /// Keep the run's state in this file, and go on from it where it exists; removed at the end
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    checkpoint: Option<PathBuf>,
+    /// Seconds between two writings of the checkpoint
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = parse::not_negative, requires = "checkpoint", help_heading = "Output")]
+    checkpoint_every: f64,
+    /// Passes over the data
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = parse::at_least_one, help_heading = "Training")]
+    epochs: usize,
+    /// Seed of the order, of what is held back, and of all that chance does
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Training")]
+    seed: u64,
+    #[command(flatten)]
+    train: TrainArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl TrainCommand {
+    fn out(&self) -> PathBuf {
+        self.output.clone().unwrap_or_else(|| output::beside(&self.model, "trained"))
+    }
+
+    fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
+        let out = self.out();
+        let mut read: Vec<(&str, &Path)> = vec![("the input", &self.model), ("the data", data)];
+        read.extend(self.teacher.iter().map(|t| ("the teacher", t.as_path())));
+        let mut written: Vec<(&str, &Path)> = vec![("the trained model", &out)];
+        written.extend(self.checkpoint.iter().map(|c| ("the checkpoint", c.as_path())));
+        output::check_distinct(&written, &read)?;
+        written.iter().try_for_each(|(_, path)| output::probe(path))
+    }
+}
+
+/// All cores of the machine, or the threads that were asked for.
+pub fn runtime_options(runtime: &RuntimeArgs, device: &DeviceArgs, common: &Common) -> RuntimeOptions {
+    let threads = common.threads.map_or(0, usize::from);
+    RuntimeOptions { threads, spinning: true, ..runtime.on(device) }
+}
+
+/// Runs the command.
+pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
+    args.common.start()?;
+    let Some((path, data_options)) = args.data.resolve(&args.model, args.seed)? else {
+        return Err(Error::Usage(format!("no data: {NO_DATA}")).into());
+    };
+    let progress = Progress::new(args.common.quiet);
+    progress.stage("load");
+    let model = load(&args.model)?;
+    let teacher = args.teacher.as_deref().map(load).transpose()?;
+    args.check_outputs(&path)?;
+    progress.stage("data");
+    let mut options = args.train.options(args.epochs, data_options.batch, args.seed);
+    let every = Duration::from_secs_f64(args.checkpoint_every);
+    options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
+    let data_options = DataOptions { batch: Some(options.batch), ..data_options };
+    let data = Dataset::open(&path, &model, &data_options).map_err(|e| in_file(e, &path))?;
+    let runtime = choose_with(&runtime_options(&args.runtime, &args.device, &args.common))?;
+    let mut watch = |event: &Event| progress.training(event, args.epochs);
+    let trained =
+        train(&model, teacher.as_ref(), &data, &*runtime, &options, &mut watch).map_err(|e| in_file(e, &args.model))?;
+    progress.stage("write");
+    let out = args.out();
+    let useful = !trained.epochs.is_empty();
+    if useful {
+        let _writing = Writing::begin();
+        onnx::save(&trained.model, &out, &SaveOptions::default()).map_err(Error::from)?;
+        if let Some(file) = args.checkpoint.as_ref().filter(|f| f.exists()) {
+            std::fs::remove_file(file)?;
+        }
+    }
+    drop(progress);
+    match trained.stopped {
+        Some(Stopped::Diverged(why)) => {
+            let end = if useful {
+                format!("the best state, of epoch {}, is in {}", trained.best, out.display())
+            } else {
+                "no model was written".to_owned()
+            };
+            Err(Error::Check(format!("the training diverged at {why}; {end}; try a lower --lr, --warmup or --clip"))
+                .into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -63,6 +63,7 @@ fn report(groups: usize) -> PruneReport {
             note: "outputs are equal".into(),
         },
         accuracy: None,
+        rounds: Vec::new(),
         latency_target: None,
         models: None,
         gates: Vec::new(),

@@ -139,6 +139,7 @@ pub(super) fn new_report(
         recover: RecoverReport { mode: o.recover.name().into(), ..RecoverReport::default() },
         verify: VerifyReport { runtime: "none".into(), max_rel_diff: None, note: "dry run".into() },
         accuracy: None,
+        rounds: Vec::new(),
         latency_target: None,
         models: None,
         gates: Vec::new(),

@@ -279,6 +279,9 @@ pub struct PruneReport {
     /// The measured quality, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<AccuracyReport>,
+    /// What each round of pruning and training came to, where there was training.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<crate::train::rounds::Round>,
     /// The measured time, where it was the budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_target: Option<LatencyReport>,

@@ -16,6 +16,7 @@ pub mod loss;
 pub mod optimizer;
 mod output;
 pub mod pairs;
+pub mod rounds;
 pub mod run;
 pub mod schedule;
 pub mod step;

@@ -9,5 +9,6 @@ pub mod batches;
 pub mod differentiate;
 pub mod fixed;
 pub mod grad;
+pub mod history;
 pub mod tape;
 pub mod vjp;

@@ -1,7 +1,8 @@
 //! A spinner with the name of the current stage, on a terminal only; and how a training run goes on.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use onnx_prune::train::run::{EpochResult, Event};
+use onnx_prune::train::history::Epoch;
+use onnx_prune::train::run::Event;
 use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -71,13 +72,13 @@ fn time(seconds: f64) -> String {
     if s < 60 { format!("{s} s") } else { format!("{} min {:02} s", s / 60, s % 60) }
 }
 
-fn line(r: &EpochResult, epochs: usize) -> String {
+fn line(r: &Epoch, epochs: usize) -> String {
     let mut text = format!("epoch {} of {epochs}: loss {:.4}", r.epoch, r.loss);
-    if let Some(loss) = r.held_loss {
-        text += &format!(", held back {loss:.4}");
-    }
-    if let Some(score) = r.held_score {
-        text += &format!(", {score:.1} %");
+    if let Some(held) = &r.held {
+        text += &format!(", held back {:.4}", held.loss);
+        if let (Some(score), Some(name)) = (held.metric, &held.metric_name) {
+            text += &format!(", {name} {score:.4}");
+        }
     }
     format!("{text}, {:.1} s, {} left", r.seconds, time(r.seconds * (epochs - r.epoch) as f64))
 }

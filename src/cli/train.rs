@@ -3,24 +3,29 @@
 use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::interrupt::Writing;
-use super::output;
+use super::output::{self, Staged};
 use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
+use super::report::{self, Form, ReportFile};
 use super::runtime::{DeviceArgs, RuntimeArgs};
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, SaveOptions};
+use onnx_prune::report::html::{self, Page, Provenance};
+use onnx_prune::report::{json, terminal, train_plot, train_text};
 use onnx_prune::runtime::{RuntimeOptions, choose_with};
 use onnx_prune::train::augment::Augment;
 use onnx_prune::train::grad::BatchNorms;
+use onnx_prune::train::history::{History, Stop, StopReason};
 use onnx_prune::train::loss::Losses;
 use onnx_prune::train::optimizer::{Decay, Optimizer, Update};
 use onnx_prune::train::pairs::Kept;
-use onnx_prune::train::run::{Event, Options, Stopped, train};
+use onnx_prune::train::run::{Event, Options, Trained, train};
 use onnx_prune::train::schedule::{Course, Schedule};
 use regex::Regex;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -139,6 +144,15 @@ pub struct TrainCommand {
     /// The model to learn from: the original, before pruning
     #[arg(long, value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
     teacher: Option<PathBuf>,
+    /// Write the report to FILE.json, FILE.md or FILE.html (repeatable)
+    #[arg(long, value_name = "FILE", value_parser = ReportFile::document, value_hint = ValueHint::FilePath, help_heading = "Output")]
+    report: Vec<ReportFile>,
+    /// Draw the run as FILE.svg
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    plot: Option<PathBuf>,
+    /// Print the result as JSON; nothing else goes to the standard output
+    #[arg(long, help_heading = "Output")]
+    json: bool,
     /// Where the trained model goes [default: <stem>.trained.onnx beside the input]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath, help_heading = "Output")]
     output: Option<PathBuf>,
@@ -171,15 +185,54 @@ impl TrainCommand {
         self.output.clone().unwrap_or_else(|| output::beside(&self.model, "trained"))
     }
 
+    /// The options for the report.
+    fn words(&self, o: &Options) -> BTreeMap<String, String> {
+        let t = &self.train;
+        let mut words = BTreeMap::new();
+        let mut tell = |name: &str, value: String| _ = words.insert(name.to_owned(), value);
+        tell("epochs", o.epochs.to_string());
+        tell("lr", o.schedule.lr.to_string());
+        tell("schedule", o.schedule.course.to_string());
+        tell("warmup", o.schedule.warmup.to_string());
+        tell("optimizer", name_of(&t.optimizer));
+        tell("momentum", o.update.momentum.to_string());
+        tell("weight-decay", format!("{} ({})", o.update.weight_decay, name_of(&o.update.decay)));
+        tell("clip", o.update.clip.map_or("none".into(), |c| c.to_string()));
+        tell("batch-norm", name_of(&t.batch_norm));
+        tell("augment", o.augment.to_string());
+        tell("temperature", o.temperature.to_string());
+        tell("label-smoothing", o.smoothing.to_string());
+        tell("loss-scale", o.loss_scale.to_string());
+        tell("seed", o.seed.to_string());
+        let list = |all: &[Regex]| all.iter().map(Regex::as_str).collect::<Vec<_>>().join(" ");
+        if !o.freeze.is_empty() {
+            tell("freeze", list(&o.freeze));
+        }
+        if !o.no_decay.is_empty() {
+            tell("no-decay", list(&o.no_decay));
+        }
+        if let Some(matched) = &o.matched {
+            tell("match", matched.to_string());
+        }
+        words
+    }
+
     fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
         let out = self.out();
         let mut read: Vec<(&str, &Path)> = vec![("the input", &self.model), ("the data", data)];
         read.extend(self.teacher.iter().map(|t| ("the teacher", t.as_path())));
         let mut written: Vec<(&str, &Path)> = vec![("the trained model", &out)];
         written.extend(self.checkpoint.iter().map(|c| ("the checkpoint", c.as_path())));
+        written.extend(self.plot.iter().map(|p| ("the plot", p.as_path())));
+        written.extend(report::named(&self.report));
         output::check_distinct(&written, &read)?;
         written.iter().try_for_each(|(_, path)| output::probe(path))
     }
+}
+
+/// As on the command line.
+fn name_of(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }
 
 /// All cores of the machine, or the threads that were asked for.
@@ -209,27 +262,55 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     let mut watch = |event: &Event| progress.training(event, args.epochs);
     let trained =
         train(&model, teacher.as_ref(), &data, &*runtime, &options, &mut watch).map_err(|e| in_file(e, &args.model))?;
-    progress.stage("write");
+    let Trained { model: made, history: mut told } = trained;
     let out = args.out();
-    let useful = !trained.epochs.is_empty();
-    if useful {
+    let useful = !told.epochs.is_empty();
+    told.model = args.model.display().to_string();
+    told.teacher = args.teacher.as_ref().map(|t| t.display().to_string());
+    told.written = useful.then(|| out.display().to_string());
+    told.runtime = format!("{} {} on {}", runtime.name(), runtime.version(), args.device.device);
+    told.options.extend(args.words(&options));
+    progress.stage("write");
+    {
         let _writing = Writing::begin();
-        onnx::save(&trained.model, &out, &SaveOptions::default()).map_err(Error::from)?;
-        if let Some(file) = args.checkpoint.as_ref().filter(|f| f.exists()) {
+        let reports = report::stage(&args.report, |form| text(&told, form))?;
+        let plot = args.plot.as_ref().map(|p| Staged::new(p, train_plot::svg(&told)?)).transpose()?;
+        if useful {
+            onnx::save(&made, &out, &SaveOptions::default()).map_err(Error::from)?;
+        }
+        plot.into_iter().chain(reports).try_for_each(Staged::publish)?;
+        if let Some(file) = args.checkpoint.as_ref().filter(|f| useful && f.exists()) {
             std::fs::remove_file(file)?;
         }
     }
     drop(progress);
-    match trained.stopped {
-        Some(Stopped::Diverged(why)) => {
-            let end = if useful {
-                format!("the best state, of epoch {}, is in {}", trained.best, out.display())
-            } else {
-                "no model was written".to_owned()
+    if !args.common.quiet {
+        super::print(&if args.json {
+            json::to_string(&told)?
+        } else {
+            train_text::terminal(&told, terminal::width())
+        })?;
+    }
+    match &told.stopped {
+        Some(Stop { reason: StopReason::Diverged, words }) => {
+            let end = match (useful, told.best_epoch) {
+                (true, Some(best)) => format!("the best state, of epoch {best}, is in {}", out.display()),
+                _ => "no model was written".to_owned(),
             };
-            Err(Error::Check(format!("the training diverged at {why}; {end}; try a lower --lr, --warmup or --clip"))
+            Err(Error::Check(format!("the training diverged at {words}; {end}; try a lower --lr, --warmup or --clip"))
                 .into())
         }
         _ => Ok(()),
     }
+}
+
+fn text(history: &History, form: Form) -> anyhow::Result<String> {
+    Ok(match form {
+        Form::Html => {
+            let reproduce = Provenance::here(report::command_line());
+            html::page(&Page { training: Some(history), reproduce, ..Page::default() })?
+        }
+        Form::Markdown => train_text::markdown(history),
+        Form::Json | Form::Junit => json::to_string(history)?,
+    })
 }

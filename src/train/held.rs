@@ -12,7 +12,7 @@ use crate::runtime::{Array, Runtime, Session};
 pub struct Judged {
     /// The weighted loss.
     pub loss: f64,
-    /// The share of samples whose class is right (with labels) or the teacher's, in percent.
+    /// The share of samples whose class is right (with labels) or the teacher's.
     pub score: Option<f64>,
 }
 
@@ -73,7 +73,7 @@ impl Held {
             all += found.len();
             right += found.iter().zip(&wanted).filter(|(a, b)| a == b).count();
         }
-        let score = (all > 0).then(|| 100.0 * right as f64 / all as f64);
+        let score = (all > 0).then(|| right as f64 / all as f64);
         Ok(Judged { loss: loss / self.feeds.len() as f64, score })
     }
 }

@@ -12,6 +12,7 @@ pub mod differentiate;
 pub mod fixed;
 pub mod grad;
 mod held;
+pub mod history;
 pub mod loss;
 pub mod optimizer;
 mod output;

@@ -4,7 +4,7 @@
 //! multiply-accumulates or parameters, round `i` aims at `F^(i/K)` of the original's; for a ratio `R` of the channels,
 //! `1 − R` takes the place of `F`.
 
-use super::run::{Event, Options as TrainOptions, Stopped, train};
+use super::run::{Event, Options as TrainOptions, train};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
@@ -33,7 +33,7 @@ pub struct Round {
     pub loss_before: Option<f64>,
     /// The same after training.
     pub loss_after: Option<f64>,
-    /// Score on held-back samples in percent, before training.
+    /// Score on held-back samples (a share), before training.
     pub score_before: Option<f64>,
     /// The same after training.
     pub score_after: Option<f64>,
@@ -105,24 +105,25 @@ pub fn prune_and_train(
         let with = TrainOptions { kept: BTreeMap::new(), ..means.train.clone() };
         told("training");
         let trained = train(&cut, Some(model), means.data, means.runtime, &with, watch)?;
-        if let Some(Stopped::Diverged(why)) = &trained.stopped {
+        if let Some(why) = trained.diverged() {
             return Err(Error::Check(format!(
                 "round {i}: the training diverged at {why}; no model was written; try a lower --lr, --warmup or --clip"
             )));
         }
-        let after = trained.epochs.iter().find(|e| e.epoch == trained.best);
+        let h = &trained.history;
+        let after = h.kept().and_then(|e| e.held.as_ref());
         rounds.push(Round {
             round: i,
             aim: if matches!(options.budget, Budget::Ratio(_)) { 1.0 - aim } else { aim },
             macs: pruned.report.pruned.macs,
             params: pruned.report.pruned.params,
-            epochs: trained.epochs.len(),
-            loss_before: trained.before.map(|b| b.0),
-            score_before: trained.before.and_then(|b| b.1),
-            loss_after: after.and_then(|e| e.held_loss),
-            score_after: after.and_then(|e| e.held_score),
-            metric: trained.metric.map(str::to_owned),
-            seconds: trained.epochs.iter().map(|e| e.seconds).sum(),
+            epochs: h.epochs.len(),
+            loss_before: h.before.as_ref().map(|b| b.loss),
+            score_before: h.before.as_ref().and_then(|b| b.metric),
+            loss_after: after.map(|a| a.loss),
+            score_after: after.and_then(|a| a.metric),
+            metric: h.metric().map(str::to_owned),
+            seconds: h.seconds,
         });
         last_groups.clone_from(&pruned.report.groups);
         now = Some(trained.model);

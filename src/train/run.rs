@@ -7,6 +7,7 @@ use super::differentiate::{Parameter, parameters};
 use super::fixed::fix;
 use super::grad::{BatchNorms, Kind};
 use super::held::{Held, Judged};
+use super::history::{Epoch, Held as HeldFigures, History, Stop, StopReason, TRAIN_SCHEMA_VERSION, Trained as Parts};
 use super::loss::Losses;
 use super::optimizer::Update;
 use super::output;
@@ -95,29 +96,6 @@ impl Default for Options {
     }
 }
 
-/// What one epoch came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EpochResult {
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Learning rate of its last step.
-    pub lr: f64,
-    /// Mean loss over its steps.
-    pub loss: f64,
-    /// Mean of each term, unweighted.
-    pub terms: BTreeMap<String, f64>,
-    /// Mean length of the gradient.
-    pub gradient_norm: f64,
-    /// Length of the decaying weights at its last step.
-    pub weight_norm: Option<f64>,
-    /// Loss on held-back samples.
-    pub held_loss: Option<f64>,
-    /// Score on held-back samples, in percent.
-    pub held_score: Option<f64>,
-    /// Seconds it took.
-    pub seconds: f64,
-}
-
 /// What is told while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -126,45 +104,23 @@ pub enum Event<'a> {
     /// A step is done: how many, of how many, and the loss.
     Step(u64, u64, f64),
     /// An epoch is done.
-    Epoch(&'a EpochResult),
+    Epoch(&'a Epoch),
 }
 
 /// What a run came to.
 pub struct Trained {
     /// The trained model.
     pub model: Model,
-    /// Every epoch.
-    pub epochs: Vec<EpochResult>,
-    /// What held-back samples said before the first step.
-    pub before: Option<(f64, Option<f64>)>,
-    /// The epoch whose state the model has.
-    pub best: usize,
-    /// Why it ended early.
-    pub stopped: Option<Stopped>,
-    /// The trained tensors.
-    pub parameters: Vec<Parameter>,
-    /// Tensors that the losses do not depend on.
-    pub unreached: Vec<String>,
-    /// The losses.
-    pub losses: Losses,
-    /// What the score on held-back samples is called.
-    pub metric: Option<&'static str>,
-    /// Samples trained on, and held back.
-    pub samples: (usize, usize),
-    /// Steps in an epoch.
-    pub steps_per_epoch: usize,
-    /// What the user should know.
-    pub notes: Vec<String>,
+    /// Everything else. Names of files, the runtime and the options are the caller's to fill in.
+    pub history: History,
 }
 
-/// Why a run ended early.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stopped {
-    /// Nothing got better any more.
-    Early(String),
-    /// Numbers were no longer finite, or the loss exploded.
-    Diverged(String),
+impl Trained {
+    /// Why numbers went wrong, if they did.
+    pub fn diverged(&self) -> Option<&str> {
+        let stop = self.history.stopped.as_ref().filter(|s| s.reason == StopReason::Diverged);
+        stop.map(|s| s.words.as_str())
+    }
 }
 
 /// How far a run came.
@@ -172,8 +128,8 @@ pub enum Stopped {
 struct Progress {
     /// Steps done.
     step: u64,
-    epochs: Vec<EpochResult>,
-    before: Option<(f64, Option<f64>)>,
+    epochs: Vec<Epoch>,
+    before: Option<HeldFigures>,
     /// The epoch with the best judgement, and that.
     best: Option<(usize, f64)>,
     /// Sums over the steps of the present epoch.
@@ -274,12 +230,18 @@ pub fn train(
         Some(h) => Some(Held::new(&graphs, h, &targets, runtime)?),
         None => None,
     };
-    let metric = judge.as_ref().and_then(|j| j.metric);
     let fingerprint = fingerprint(model, teacher, data, o, &losses);
     let mut run = Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch };
     let (progress, state, stopped) = run.all(session.as_mut())?;
     let model = output::model(&ready, &spec.layout, &graphs, &state)?;
-    let mut notes = Vec::new();
+    let mut notes = data.notes().to_vec();
+    if !graphs.unreached.is_empty() {
+        notes.push(format!(
+            "the losses do not depend on {} tensors, which stay as they are: {}",
+            graphs.unreached.len(),
+            graphs.unreached.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+        ));
+    }
     if held.is_none() && o.hold_back > 0.0 {
         notes.push(format!(
             "{} samples are too few to hold a batch of {batch} back: the last state is kept",
@@ -290,20 +252,36 @@ pub fn train(
     if left > 0 {
         notes.push(format!("each epoch leaves out {left} samples, other ones each time, which do not fill a batch"));
     }
-    Ok(Trained {
-        model,
-        best: progress.best.map_or(progress.epochs.len(), |b| b.0),
-        epochs: progress.epochs,
-        before: progress.before,
-        stopped,
-        parameters: spec.layout.parameters,
-        unreached: graphs.unreached.clone(),
-        losses,
-        metric,
-        samples: (batches.len(), held.map_or(0, |h| h.len())),
+    let mut history = History {
+        schema_version: TRAIN_SCHEMA_VERSION,
+        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
+        trained: parts(&spec.layout.parameters),
+        samples: batches.len(),
+        held_back: held.map_or(0, |h| h.len()),
+        batch,
         steps_per_epoch: batches.steps(),
+        before: progress.before,
+        best_epoch: progress.best.map(|b| b.0),
+        epochs: progress.epochs,
+        stopped,
         notes,
-    })
+        seconds: progress.seconds,
+        ..History::default()
+    };
+    history.options.insert("loss".into(), losses.to_string());
+    Ok(Trained { model, history })
+}
+
+/// Tensors and elements of each kind.
+fn parts(all: &[Parameter]) -> Vec<Parts> {
+    let named =
+        [(Kind::Weight, "weights"), (Kind::Bias, "biases"), (Kind::Norm, "scales and shifts of normalisations")];
+    let part = |(kind, name): (Kind, &str)| {
+        let of: Vec<&Parameter> = all.iter().filter(|p| p.kind == kind).collect();
+        let elements = of.iter().map(|p| p.numel() as u64).sum();
+        (!of.is_empty()).then(|| Parts { kind: name.into(), tensors: of.len(), elements })
+    };
+    named.into_iter().filter_map(part).collect()
 }
 
 /// Classes are compared as such, everything else by its values.
@@ -342,13 +320,17 @@ struct Run<'a> {
     watch: &'a mut dyn FnMut(&Event),
 }
 
+fn figures(judged: &Judged, metric: Option<&str>) -> HeldFigures {
+    HeldFigures { loss: judged.loss, metric: judged.score, metric_name: metric.map(str::to_owned) }
+}
+
 fn scalar(x: f32) -> Array {
     Array { dims: Vec::new(), data: Data::F32(vec![x]) }
 }
 
 impl Run<'_> {
     /// All steps. The state that the model gets comes back.
-    fn all(&mut self, session: &mut dyn crate::runtime::Session) -> Result<(Progress, Feed, Option<Stopped>)> {
+    fn all(&mut self, session: &mut dyn crate::runtime::Session) -> Result<(Progress, Feed, Option<Stop>)> {
         let (mut progress, mut best, start) = self.begin()?;
         let inputs: Vec<(String, String)> = start.iter().map(|(n, _)| (n.clone(), names::next(n))).collect();
         let mut carried = carry(session, start, inputs)?;
@@ -356,7 +338,7 @@ impl Run<'_> {
             && let Some(judge) = &mut self.judge
         {
             let first = judge.judge(&carried.state()?)?;
-            progress.before = Some((first.loss, first.score));
+            progress.before = Some(figures(&first, judge.metric));
         }
         let per = self.batches.steps() as u64;
         let all = per * self.o.epochs as u64;
@@ -389,7 +371,7 @@ impl Run<'_> {
                 let state = carried.state()?;
                 let culprit = super::diagnose::first_wrong(self.graphs, self.runtime, &state, &feed)?;
                 let why = format!("step {}, in epoch {}: {why}{culprit}", progress.step, epoch + 1);
-                stopped = Some(Stopped::Diverged(why));
+                stopped = Some(Stop { reason: StopReason::Diverged, words: why });
                 break;
             }
             for (name, a) in &told {
@@ -400,29 +382,29 @@ impl Run<'_> {
                 let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
                 let state = carried.state()?;
                 if let Some(judge) = &mut self.judge {
-                    let Judged { loss, score } = judge.judge(&state)?;
-                    (result.held_loss, result.held_score) = (Some(loss), score);
+                    result.held = Some(figures(&judge.judge(&state)?, judge.metric));
                 }
                 result.seconds = epoch_began.elapsed().as_secs_f64();
                 epoch_began = Instant::now();
                 progress.sums.clear();
                 // The lowest loss: it is finer than a score on few samples.
-                let better = match (result.held_loss, progress.best) {
+                let better = match (result.held.as_ref().map(|h| h.loss), progress.best) {
                     (None, _) | (_, None) => true,
                     (Some(loss), Some((_, least))) => loss < least,
                 };
                 if better {
-                    progress.best = Some((epoch + 1, result.held_loss.unwrap_or(result.loss)));
+                    progress.best = Some((epoch + 1, result.held.as_ref().map_or(result.loss, |h| h.loss)));
                     best = Some(state);
                 }
                 (self.watch)(&Event::Epoch(&result));
                 progress.epochs.push(result);
                 let since = progress.best.map_or(0, |(at, _)| epoch + 1 - at);
                 if self.judge.is_some() && self.o.patience.is_some_and(|p| since >= p) && progress.step < all {
-                    stopped = Some(Stopped::Early(format!(
+                    let words = format!(
                         "after epoch {}: the loss on held-back samples did not fall for {since} epochs",
                         epoch + 1
-                    )));
+                    );
+                    stopped = Some(Stop { reason: StopReason::NoProgress, words });
                     break;
                 }
             }
@@ -480,19 +462,18 @@ impl Run<'_> {
             .then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times that of the first epoch"))
     }
 
-    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: Option<f64>) -> EpochResult {
+    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: Option<f64>) -> Epoch {
         let n = self.batches.steps().max(1) as f64;
         let mean = |name: &str| progress.sums.get(name).map_or(f64::NAN, |s| s / n);
-        EpochResult {
+        Epoch {
             epoch,
+            step: progress.step as usize,
             lr,
             loss: mean(names::LOSS),
             terms: self.graphs.terms.iter().map(|t| (t.clone(), mean(&names::term(t)))).collect(),
             gradient_norm: mean(names::GRADIENT),
-            weight_norm,
-            held_loss: None,
-            held_score: None,
-            seconds: 0.0,
+            weight_norm: weight_norm.unwrap_or(0.0),
+            ..Epoch::default()
         }
     }
 }

@@ -15,6 +15,8 @@ mod movement;
 mod products;
 #[path = "gradients/reductions.rs"]
 mod reductions;
+#[path = "gradients/zoo.rs"]
+mod zoo;
 
 use common::{Build, env};
 use onnx_prune::train::grad::{BatchNorms, GRADIENTS};

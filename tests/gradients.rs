@@ -9,8 +9,14 @@ mod common;
 mod harness;
 #[path = "gradients/layers.rs"]
 mod layers;
+#[path = "gradients/movement.rs"]
+mod movement;
 #[path = "gradients/products.rs"]
 mod products;
+#[path = "gradients/reductions.rs"]
+mod reductions;
+#[path = "gradients/zoo.rs"]
+mod zoo;
 
 use common::{Build, env};
 use onnx_prune::train::grad::{BatchNorms, GRADIENTS};
@@ -28,6 +34,7 @@ const SINGLE: &[(&str, &str)] = &[
     ("com.microsoft:FastGelu", "constants of float32"),
     ("com.microsoft:QuickGelu", "made of Sigmoid, which has no kernel in float64"),
     ("Gemm", "multiplies by β in float32"),
+    ("Resize", "computes in float32"),
     ("Swish", "made of Sigmoid, which has no kernel in float64"),
 ];
 
@@ -68,7 +75,7 @@ impl Case {
 pub type Gen = fn(&mut Build, &str) -> Case;
 
 fn cases() -> Vec<(&'static [&'static str], Gen)> {
-    [layers::CASES, activations::CASES, products::CASES].concat()
+    [layers::CASES, activations::CASES, products::CASES, reductions::CASES, movement::CASES].concat()
 }
 
 #[test]

@@ -9,8 +9,15 @@ mod activation;
 mod conv;
 mod conv_transpose;
 mod elementwise;
+mod layer_norm;
 mod linear;
+mod matrix;
 mod norm;
+mod pool;
+mod reduce;
+mod resize;
+mod select;
+mod shape;
 
 use super::tape::{Tape, Var};
 use crate::graph::{NodeId, is_default_domain};
@@ -286,6 +293,31 @@ pub static GRADIENTS: &[(&[&str], &dyn Gradient)] = &[
     (&["Cos"], &Unary(activation::cos)),
     (&["Clip"], &Unary(activation::clip)),
     (&["Dropout"], &activation::Dropout),
+    (&["MaxPool"], &pool::MaxPool),
+    (&["AveragePool"], &pool::AveragePool),
+    (&["GlobalAveragePool"], &pool::GlobalAveragePool),
+    (&["GlobalMaxPool"], &pool::GlobalMaxPool),
+    (reduce::REDUCTIONS, &reduce::Reduce),
+    (&["Softmax"], &reduce::Softmax),
+    (&["LogSoftmax"], &reduce::LogSoftmax),
+    (&["LpNormalization"], &reduce::LpNormalization),
+    (&["CumSum"], &reduce::CumSum),
+    (layer_norm::NAMES, &layer_norm::SampleNorm),
+    (&["Reshape", "Flatten", "Squeeze", "Unsqueeze"], &shape::Reshape),
+    (&["Transpose"], &shape::Transpose),
+    (&["Expand"], &shape::Expand),
+    (&["Tile"], &shape::Tile),
+    (&["DepthToSpace"], &shape::DepthToSpace),
+    (&["SpaceToDepth"], &shape::SpaceToDepth),
+    (&["Concat"], &select::Concat),
+    (&["Split"], &select::Split),
+    (&["Slice"], &select::Slice),
+    (&["Gather"], &select::Gather),
+    (&["GatherND"], &select::GatherNd),
+    (&["Pad"], &select::Pad),
+    (&["Trilu"], &select::Trilu),
+    (&["Resize"], &resize::Resize),
+    (&["Upsample"], &resize::Upsample),
     (CONSTANT, &Constant),
 ];
 

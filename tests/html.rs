@@ -360,12 +360,15 @@ fn a_training_run_shows_what_changed() {
     let order = ["id=\"progress\"", "id=\"epochs\"", "id=\"trained\"", "id=\"notes\"", "id=\"reproduce\""];
     first(&html, &["<h1>net.pruned.onnx → net.trained.onnx</h1>", "</span> Improved</h2>"]);
     first(&html, &order);
-    assert!(said.contains("Epoch 14 of 15 was kept: loss on the held-back samples 1.900 →"), "{said}");
+    assert!(
+        said.contains("Epoch 14 of 15 kept: top1 58.50 % → 88.81 %, loss 1.900 → 0.4898 on the held-back samples."),
+        "{said}"
+    );
     for e in &h.epochs {
         assert!(said.contains(&format!("{:.2} %", 100.0 * e.held.as_ref().unwrap().metric.unwrap())), "{}", e.epoch);
     }
     assert!(said.contains("was 58.50 %") && said.contains("11.7 k") && !html.contains("id=\"sparsity\""), "{said}");
-    h.epochs[13].held.as_mut().unwrap().loss = 2.5;
+    h.epochs[13].held = Some(Held { loss: 2.5, metric: Some(0.585), metric_name: Some("top1".into()) });
     first(&of(&h), &["</span> No improvement</h2>", "1.900 → 2.500"]);
     let words = "the loss is not finite in step 140: gradient of \"<conv>\"".to_owned();
     h.stopped = Some(Stop { reason: StopReason::Diverged, words });

@@ -100,9 +100,10 @@ fn trained(all: &[Trained]) -> String {
 }
 
 /// What came out, and where it began.
-fn result(h: &History) -> Option<String> {
+pub(super) fn result(h: &History) -> Option<String> {
     let kept = h.kept()?;
-    let which = format!("epoch {} of {}", kept.epoch, h.epochs.len());
+    let kept_or_last = if h.best_epoch.is_some() { "kept" } else { "is the last" };
+    let which = format!("epoch {} of {} {kept_or_last}", kept.epoch, h.epochs.len());
     let Some(held) = &kept.held else {
         let first = h.epochs.first()?;
         return Some(format!("{which}: loss {} → {} on what was trained on", number(first.loss), number(kept.loss)));
@@ -117,7 +118,7 @@ fn result(h: &History) -> Option<String> {
         parts.push(change(name, from.and_then(metric), to));
     }
     parts.push(change("loss", from.map(|f| number(f.loss)), number(held.loss)));
-    Some(format!("{which} kept: {} on the held-back samples", parts.join(", ")))
+    Some(format!("{which}: {} on the held-back samples", parts.join(", ")))
 }
 
 /// The share of channels that can go, first and last.

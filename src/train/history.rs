@@ -1,5 +1,6 @@
 //! What a training run tells: how it was set, and what came of each epoch.
 
+use crate::evaluate::metric::Metric;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -141,6 +142,20 @@ pub enum StopReason {
     Interrupted,
 }
 
+impl Held {
+    /// Whether this is the better model: by the figure of quality where both have the same one, and by the loss where they
+    /// have none or it is equal. Of all known figures only `mse` is better when it is lower.
+    pub fn better_than(&self, other: &Held) -> bool {
+        let by_loss = self.loss < other.loss;
+        match (self.metric, other.metric) {
+            (Some(a), Some(b)) if self.metric_name == other.metric_name && a != b => {
+                if self.metric_name.as_deref() == Some(Metric::Mse.name()) { a < b } else { a > b }
+            }
+            _ => by_loss,
+        }
+    }
+}
+
 impl History {
     /// The epoch whose parameters were kept, or else the last one.
     pub fn kept(&self) -> Option<&Epoch> {
@@ -186,6 +201,16 @@ fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn better_is_by_the_figure_and_then_by_the_loss() {
+        let held = |loss, metric, name: &str| Held { loss, metric, metric_name: Some(name.to_owned()) };
+        assert!(held(2.0, Some(0.9), "top1").better_than(&held(1.0, Some(0.8), "top1")));
+        assert!(!held(2.0, Some(0.9), "mse").better_than(&held(1.0, Some(0.8), "mse")));
+        assert!(held(0.9, Some(0.8), "top1").better_than(&held(1.0, Some(0.8), "top1")));
+        assert!(held(0.9, None, "top1").better_than(&held(1.0, Some(0.8), "top1")));
+        assert!(!held(f64::NAN, None, "top1").better_than(&held(1.0, None, "top1")));
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -88,31 +88,22 @@ fn trained(h: &History) -> Vec<Block> {
 
 /// What a run without limits comes to: tone, sign, word and sentence.
 pub(super) fn verdict(h: &History) -> (&'static str, &'static str, &'static str, String) {
-    let kept = h.kept();
-    let held = kept.and_then(|e| e.held.as_ref());
-    let which = kept.map_or("No epoch was finished".to_owned(), |e| {
-        let what = if h.best_epoch.is_some() { "was kept" } else { "is the last" };
-        format!("Epoch {} of {} {what}", e.epoch, h.epochs.len())
-    });
-    let stopped = h.stopped.as_ref().map(|s| format!(" {}", sentence(&s.words))).unwrap_or_default();
-    if let Some(s) = h.stopped.as_ref().filter(|s| s.reason == StopReason::Diverged) {
-        return ("bad", "✕", "Diverged", format!("{} {which}.", sentence(&s.words)));
+    let result = train_text::result(h).map_or("No epoch was finished.".to_owned(), |words| sentence(&words));
+    let stopped = h.stopped.as_ref().map(|s| sentence(&s.words));
+    let with = |more: Option<String>| std::iter::once(result.clone()).chain(more).chain(stopped.clone());
+    let words = |more| with(more).collect::<Vec<_>>().join(" ");
+    if h.stopped.as_ref().is_some_and(|s| s.reason == StopReason::Diverged) {
+        let first = stopped.clone().unwrap_or_default();
+        return ("bad", "✕", "Diverged", format!("{first} {result}"));
     }
+    // What it aims at is another thing than a lower loss.
     if h.sparse() {
-        let words = removable(h).map(|words| format!(" {}", sentence(&words))).unwrap_or_default();
-        return ("plain", "i", "Trained", format!("{which}.{words}{stopped}"));
+        return ("plain", "i", "Trained", words(removable(h).map(|words| sentence(&words))));
     }
-    match (h.before.as_ref(), held) {
-        (Some(before), Some(after)) => {
-            let change = format!("{} → {}", number(before.loss), number(after.loss));
-            let words = format!("{which}: loss on the held-back samples {change}.{stopped}");
-            if after.loss < before.loss {
-                ("good", "✓", "Improved", words)
-            } else {
-                ("doubt", "!", "No improvement", words)
-            }
-        }
-        _ => ("plain", "i", "Trained", format!("{which}. Nothing was held back to measure it on.{stopped}")),
+    match (h.before.as_ref(), h.kept().and_then(|e| e.held.as_ref())) {
+        (Some(before), Some(after)) if after.better_than(before) => ("good", "✓", "Improved", words(None)),
+        (Some(_), Some(_)) => ("doubt", "!", "No improvement", words(None)),
+        _ => ("plain", "i", "Trained", words(Some("Nothing was held back to measure it on.".into()))),
     }
 }
 
@@ -136,6 +127,15 @@ pub(super) fn figures(h: &History) -> Vec<verdict::Figure> {
     if let Some(s) = &kept.sparsity {
         add("Removable", share(s.removable_share), "of the prunable channels".into());
     }
-    add("Time", duration(h.seconds), plural(h.epochs.len(), "epoch"));
+    add("Time", brief(h.seconds), plural(h.epochs.len(), "epoch"));
     all
+}
+
+/// A duration that fits where figures stand.
+fn brief(seconds: f64) -> String {
+    match seconds {
+        s if s < 60.0 => duration(s),
+        s if s < 3600.0 => format!("{:.1} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
 }

@@ -192,7 +192,7 @@ impl Graph<'_> {
                 .build_cartesian_2d(from..to, low..high)?;
             let labels = ((to - from) as usize + 1).min(9);
             let rows = (self.height / 50) as usize;
-            axes!(chart, "epoch", self.y, (labels, rows), &epoch, &|y: &f64| (self.format)(back(*y)))?;
+            axes!(chart, "epoch", self.y, (labels, rows), &epoch, &|y: &f64| tick(&(self.format)(back(*y))))?;
             if let Some(kept) = self.kept {
                 let x = kept as f64;
                 chart.draw_series(DashedLineSeries::new([(x, low), (x, high)], 4, 4, BEFORE.stroke_width(1)))?;
@@ -212,7 +212,11 @@ impl Graph<'_> {
                         }
                     }
                 }
-                ends.extend(points.last().map(|p| (chart.backend_coord(p), line)));
+                // A line that is alone is named by the axis already.
+                let alone = self.lines.len() == 1;
+                let last = line.points.last().map(|p| (self.format)(p.1)).filter(|_| alone);
+                let name = last.unwrap_or_else(|| text::shorten(&line.name, 12));
+                ends.extend(points.last().map(|p| (chart.backend_coord(p), line.colour, name)));
             }
             names(area, ends, self.height as i32 - 46)
         })
@@ -224,12 +228,22 @@ fn epoch(x: &f64) -> String {
     if (x - x.round()).abs() < 1e-6 && *x >= 0.0 { format!("{x:.0}") } else { String::new() }
 }
 
+/// Without zeros that say nothing: `90.00 %` is `90 %`.
+fn tick(text: &str) -> String {
+    let (number, unit) = text.split_once(' ').map_or((text, None), |(number, unit)| (number, Some(unit)));
+    let short = match number.contains('.') && !number.contains('e') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    };
+    unit.map_or(short.to_owned(), |unit| format!("{short} {unit}"))
+}
+
 /// The lines' names beside their ends, moved apart where they would lie upon each other.
-fn names(area: &Area, mut ends: Vec<((i32, i32), &Line)>, lowest: i32) -> Drawn {
+fn names(area: &Area, mut ends: Vec<((i32, i32), RGBColor, String)>, lowest: i32) -> Drawn {
     const APART: i32 = 14;
-    ends.sort_by_key(|((_, y), _)| *y);
+    ends.sort_by_key(|((_, y), ..)| *y);
     let mut places: Vec<i32> = Vec::new();
-    for ((_, y), _) in &ends {
+    for ((_, y), ..) in &ends {
         places.push(places.last().map_or(*y, |above| (*y).max(above + APART)));
     }
     // Those at the bottom push the others up.
@@ -238,9 +252,8 @@ fn names(area: &Area, mut ends: Vec<((i32, i32), &Line)>, lowest: i32) -> Drawn 
         *place = (*place).min(below - APART);
         below = *place;
     }
-    for (((x, y), line), at) in ends.iter().zip(places) {
-        area.draw(&PathElement::new(vec![(x + 5, *y), (x + 13, at)], line.colour.stroke_width(1)))?;
-        let name = text::shorten(&line.name, 12);
+    for (((x, y), colour, name), at) in ends.into_iter().zip(places) {
+        area.draw(&PathElement::new(vec![(x + 5, y), (x + 13, at)], colour.stroke_width(1)))?;
         area.draw(&Text::new(name, (x + 17, at), style((HPos::Left, VPos::Center)).color(&INK)))?;
     }
     Ok(())
@@ -264,6 +277,8 @@ fn scores(h: &History) -> Result<Vec<Panel>> {
                 .to_owned();
         let height = 240;
         let svg = picture("plot-sparsity", height, title, &about, |area| heat(area, &states, &first.edges))?;
+        // Else lines show between cells when the picture is scaled.
+        let svg = svg.replacen("<svg ", "<svg shape-rendering=\"crispEdges\" ", 1);
         out.push(Panel { title, height, svg, caption });
     }
     let share = |x: f64| share(x);
@@ -358,6 +373,14 @@ mod tests {
     fn long_runs_make_no_long_pictures() {
         let all = panels(&run(600, true)).unwrap();
         assert!(all.iter().all(|p| p.svg.len() < 150_000), "{:?}", all.iter().map(|p| p.svg.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ticks_are_short() {
+        assert_eq!(
+            ["90.00 %", "1.000", "0", "1.00e-5", "12.50 dB"].map(tick),
+            ["90 %", "1", "0", "1.00e-5", "12.5 dB"]
+        );
     }
 
     #[test]

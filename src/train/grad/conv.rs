@@ -190,10 +190,12 @@ pub(super) fn of_weight(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) 
         t.sum(each, &[0], false)?
     } else {
         // One long product: what it makes for each sample would be larger than what it reads.
-        let cols = t.transpose(cols, &[1, 0, 3, 2])?;
-        let cols = t.reshape(cols, &[g, n * l, k * i])?;
+        let cols = t.transpose(cols, &[1, 2, 0, 3])?;
+        let cols = t.reshape(cols, &[g, k * i, n * l])?;
         let dy = t.transpose(dy, &[1, 2, 0, 3])?;
         let dy = t.reshape(dy, &[g, o, n * l])?;
+        // Runtimes make one product of this, without turning anything round in memory.
+        let cols = t.swap_last(cols)?;
         t.matmul(dy, cols)?
     };
     let sum = t.reshape(sum, &[g * o, k, i])?;
@@ -201,29 +203,16 @@ pub(super) fn of_weight(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) 
     t.reshape(sum, wd)
 }
 
-/// The shifts along rows go into `x`, those along columns into `dy`: copies for `kh + kw` taps in place of `kh · kw`.
+/// The same with one product of matrices for each sample.
 fn by_rows_and_columns(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) -> Answer<Var> {
-    let (xd, yd) = (t.dims(x).to_vec(), t.dims(dy).to_vec());
-    let (&[kh, kw], &[dh, dw]) = (s.kernel.as_slice(), s.dilations.as_slice()) else {
-        refuse!("no two-dimensional kernel")
-    };
+    let yd = t.dims(dy).to_vec();
     let (n, o, i) = (yd[0], wd[0], wd[1]);
-    let (oh, ow) = (yd[2], yd[3]);
+    let (kh, kw) = (s.kernel[0], s.kernel[1]);
     let padded = s.padded(t, x, 0.0)?;
-    let rows = xd[2] + s.pads[0].0 + s.pads[0].1;
-    let mut seen = Vec::with_capacity(kw);
-    for j in 0..kw {
-        seen.push(t.slice(padded, &[(3, j * dw, ow, 1)])?);
-    }
+    let (seen, shifted) = rows_and_columns(t, s, padded, dy)?;
+    let (rows, ow) = (t.dims(padded)[2], yd[3]);
     let seen = t.concat(&seen, 1)?;
     let seen = t.reshape(seen, &[n, kw * i, rows * ow])?;
-    // Row r of the padded input meets row r − j·dh of dy.
-    let most = (kh - 1) * dh;
-    let filled = t.pad(dy, &[(0, 0), (0, 0), (most, rows - oh), (0, 0)], 0.0)?;
-    let mut shifted = Vec::with_capacity(kh);
-    for j in 0..kh {
-        shifted.push(t.slice(filled, &[(2, most - j * dh, rows, 1)])?);
-    }
     let shifted = t.concat(&shifted, 1)?;
     let shifted = t.reshape(shifted, &[n, kh * o, rows * ow])?;
     let seen = t.swap_last(seen)?;
@@ -235,15 +224,26 @@ fn by_rows_and_columns(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) -
 
 /// One input channel in each group: element-wise products, summed.
 fn depthwise(t: &mut Tape, s: &Shape, padded: Var, dy: Var, wd: &[usize], space: &[usize]) -> Answer<Var> {
-    let yd = t.dims(dy).to_vec();
+    let (yd, pd) = (t.dims(dy).to_vec(), t.dims(padded).to_vec());
     let (n, g) = (yd[0], s.group);
     let m = wd[0] / g;
     let l: usize = space.iter().product();
+    // Rows of zeros cost little where there are many others.
+    if m == 1 && s.kernel.len() == 2 && s.strides == [1, 1] && pd[2] * 10 <= yd[2] * 13 {
+        return depthwise_by_rows_and_columns(t, s, padded, dy, wd);
+    }
     let dy = if m == 1 { dy } else { t.reshape(dy, &[n, g, m, l])? };
     let axes: Vec<usize> = if m == 1 { (0..yd.len()).filter(|&a| a != 1).collect() } else { vec![0, 3] };
+    let last = s.kernel.len() - 1;
+    // What one tap of the last axis sees, steps and all; after that only whole rows are picked.
+    let mut columns = Vec::with_capacity(s.kernel[last]);
+    for k in 0..s.kernel[last] {
+        columns.push(t.slice(padded, &[(last + 2, k * s.dilations[last], space[last], s.strides[last])])?);
+    }
     let mut all = Vec::new();
     for tap in s.taps() {
-        let mut seen = s.seen(t, padded, &tap, space)?;
+        let rows: Vec<_> = (0..last).map(|i| (i + 2, tap[i] * s.dilations[i], space[i], s.strides[i])).collect();
+        let mut seen = t.slice(columns[tap[last]], &rows)?;
         if m > 1 {
             seen = t.reshape(seen, &[n, g, 1, l])?;
         }
@@ -253,4 +253,40 @@ fn depthwise(t: &mut Tape, s: &Shape, padded: Var, dy: Var, wd: &[usize], space:
     }
     let all = t.concat(&all, 1)?;
     t.reshape(all, wd)
+}
+
+/// The shifts along rows go into `dy`, those along columns into `x`: copies for `kh + kw` taps in place of `kh · kw`.
+fn depthwise_by_rows_and_columns(t: &mut Tape, s: &Shape, padded: Var, dy: Var, wd: &[usize]) -> Answer<Var> {
+    let (seen, shifted) = rows_and_columns(t, s, padded, dy)?;
+    let mut all = Vec::with_capacity(seen.len() * shifted.len());
+    for &rows in &shifted {
+        for &columns in &seen {
+            let product = t.mul(rows, columns)?;
+            let sum = t.sum(product, &[0, 2, 3], false)?;
+            all.push(t.reshape(sum, &[wd[0], 1])?);
+        }
+    }
+    let all = t.concat(&all, 1)?;
+    t.reshape(all, wd)
+}
+
+/// With stride 1: the padded input moved along its rows for each column of the kernel, and `dy` moved along its columns for
+/// each row. Row `r` of the padded input meets row `r − j·dilation` of `dy`.
+fn rows_and_columns(t: &mut Tape, s: &Shape, padded: Var, dy: Var) -> Answer<(Vec<Var>, Vec<Var>)> {
+    let (&[kh, kw], &[dh, dw]) = (s.kernel.as_slice(), s.dilations.as_slice()) else {
+        refuse!("no two-dimensional kernel")
+    };
+    let (pd, yd) = (t.dims(padded).to_vec(), t.dims(dy).to_vec());
+    let (rows, oh, ow) = (pd[2], yd[2], yd[3]);
+    let mut seen = Vec::with_capacity(kw);
+    for j in 0..kw {
+        seen.push(t.slice(padded, &[(3, j * dw, ow, 1)])?);
+    }
+    let most = (kh - 1) * dh;
+    let filled = t.pad(dy, &[(0, 0), (0, 0), (most, rows - oh), (0, 0)], 0.0)?;
+    let mut shifted = Vec::with_capacity(kh);
+    for j in 0..kh {
+        shifted.push(t.slice(filled, &[(2, most - j * dh, rows, 1)])?);
+    }
+    Ok((seen, shifted))
 }

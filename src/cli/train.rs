@@ -15,7 +15,7 @@ use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, SaveOptions};
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{json, terminal, train_plot, train_text};
-use onnx_prune::runtime::{RuntimeOptions, choose_with};
+use onnx_prune::runtime::{Device, Runtime, RuntimeOptions, choose_with};
 use onnx_prune::train::augment::Augment;
 use onnx_prune::train::grad::BatchNorms;
 use onnx_prune::train::history::{History, Stop, StopReason};
@@ -27,6 +27,7 @@ use onnx_prune::train::schedule::{Course, Schedule};
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a model is trained.
@@ -235,10 +236,21 @@ fn name_of(value: &impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
 }
 
-/// All cores of the machine, or the threads that were asked for.
-pub fn runtime_options(runtime: &RuntimeArgs, device: &DeviceArgs, common: &Common) -> RuntimeOptions {
-    let threads = common.threads.map_or(0, usize::from);
-    RuntimeOptions { threads, spinning: true, ..runtime.on(device) }
+/// On all cores, or as many threads as were asked for; tract has one.
+pub fn training_runtime(
+    runtime: &RuntimeArgs,
+    device: &DeviceArgs,
+    common: &Common,
+) -> Result<Arc<dyn Runtime>, Error> {
+    let one = runtime.on(device);
+    let many = RuntimeOptions { threads: common.threads.map_or(0, usize::from), spinning: true, search: false, ..one };
+    match choose_with(&many) {
+        // Without ONNX Runtime.
+        Err(Error::Usage(_) | Error::NoRuntime { .. }) if device.device == Device::Cpu => {
+            choose_with(&RuntimeOptions { threads: 1, ..many })
+        }
+        other => other,
+    }
 }
 
 /// Runs the command.
@@ -258,7 +270,7 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
     let data_options = DataOptions { batch: Some(options.batch), ..data_options };
     let data = Dataset::open(&path, &model, &data_options).map_err(|e| in_file(e, &path))?;
-    let runtime = choose_with(&runtime_options(&args.runtime, &args.device, &args.common))?;
+    let runtime = training_runtime(&args.runtime, &args.device, &args.common)?;
     let mut watch = |event: &Event| progress.training(event, args.epochs);
     let trained =
         train(&model, teacher.as_ref(), &data, &*runtime, &options, &mut watch).map_err(|e| in_file(e, &args.model))?;

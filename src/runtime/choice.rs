@@ -35,6 +35,9 @@ pub struct RuntimeOptions {
     /// Runs on the processor what the device cannot run, all of it if need be. Otherwise a device that does not do any of
     /// the work is an error.
     pub allow_fallback: bool,
+    /// CUDA tries all algorithms for each convolution in the first run and takes the fastest, as ONNX Runtime does by default. For
+    /// graphs with hundreds of convolutions that takes minutes; without it cuDNN's heuristic chooses.
+    pub search: bool,
 }
 
 impl Default for RuntimeOptions {
@@ -47,6 +50,7 @@ impl Default for RuntimeOptions {
             spinning: false,
             device: Device::Cpu,
             allow_fallback: false,
+            search: true,
         }
     }
 }
@@ -111,7 +115,10 @@ fn tract(_: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
 #[cfg(feature = "ort")]
 fn ort(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
     let found = super::ort::Ort::new(options.ort_lib.as_deref())?.with_threads(options.threads);
-    let found = found.with_spinning(options.spinning).with_device(&options.device, options.allow_fallback)?;
+    let found = found
+        .with_spinning(options.spinning)
+        .with_search(options.search)
+        .with_device(&options.device, options.allow_fallback)?;
     Ok(Arc::new(found))
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use ort::LoadDynamicError;
 use ort::environment::Environment;
+use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session;
@@ -48,6 +49,7 @@ pub struct Ort {
     spinning: bool,
     device: Device,
     allow_fallback: bool,
+    search: bool,
 }
 
 impl Ort {
@@ -59,7 +61,7 @@ impl Ort {
     /// [`Error::NoRuntime`] that says where was looked, or what is wrong with the library. A process can use one library only.
     pub fn new(path: Option<&Path>) -> Result<Self> {
         let library = library(path)?;
-        Ok(Self { library, threads: 1, spinning: false, device: Device::Cpu, allow_fallback: false })
+        Ok(Self { library, threads: 1, spinning: false, device: Device::Cpu, allow_fallback: false, search: true })
     }
 
     /// The same with so many threads for a session; 0 leaves the number to ONNX Runtime, which takes one for each core.
@@ -72,6 +74,13 @@ impl Ort {
     #[must_use]
     pub fn with_spinning(self, spinning: bool) -> Self {
         Self { spinning, ..self }
+    }
+
+    /// The same with or without a search for each convolution's fastest algorithm on CUDA, see
+    /// [`RuntimeOptions::search`](super::RuntimeOptions::search).
+    #[must_use]
+    pub fn with_search(self, search: bool) -> Self {
+        Self { search, ..self }
     }
 
     /// The same on a device. Without `allow_fallback`, sessions fail when the device cannot be used, and when no node runs on it.
@@ -132,7 +141,7 @@ impl Ort {
             // It demands that.
             builder = builder.with_memory_pattern(false)?;
         }
-        let providers = providers(&self.device).into_iter();
+        let providers = providers(&self.device, self.search).into_iter();
         let providers: Vec<_> = match self.allow_fallback {
             // What cannot be registered is left out, and the placement of the nodes tells.
             true if !is_available(&self.device) => Vec::new(),
@@ -182,8 +191,9 @@ fn is_available(device: &Device) -> bool {
 }
 
 /// What serves the device, the best first.
-fn providers(device: &Device) -> Vec<ExecutionProviderDispatch> {
-    let cuda = |n: u16| ep::CUDA::default().with_device_id(n.into()).build();
+fn providers(device: &Device, search: bool) -> Vec<ExecutionProviderDispatch> {
+    let how = if search { ConvAlgorithmSearch::Exhaustive } else { ConvAlgorithmSearch::Heuristic };
+    let cuda = |n: u16| ep::CUDA::default().with_device_id(n.into()).with_conv_algorithm_search(how).build();
     match device {
         Device::Cpu => Vec::new(),
         Device::Cuda(n) => vec![cuda(*n)],

@@ -20,6 +20,7 @@ use onnx_prune::train::optimizer::{Decay, Optimizer, Update};
 use onnx_prune::train::pairs::Kept;
 use onnx_prune::train::run::{Event, Options, Stopped, train};
 use onnx_prune::train::schedule::{Course, Schedule};
+use onnx_prune::train::sparsity::Sparsity;
 use regex::Regex;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +82,12 @@ pub struct TrainArgs {
     #[arg(long = "match", value_name = "REGEX", value_parser = parse::regex, help_heading = "Losses")]
     pub matched: Option<Regex>,
 
+    /// Drive whole channels to nothing while training: bn-l1=L (a penalty on the scales of batch normalisations),
+    /// group-lasso=L (on whole channels), l0=L (gates that learn to close) or dynamic=R (a growing share of channels is
+    /// closed, up to R). The last state is kept
+    #[arg(long, value_name = "KIND=VALUE", conflicts_with = "patience", help_heading = "Sparsity")]
+    pub sparsity: Option<Sparsity>,
+
     /// Share of the samples that is held back to judge by: the best state is kept. 0 holds none back and keeps the last
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = parse::below_one, help_heading = "Judgement")]
     pub hold_back: f64,
@@ -123,6 +130,7 @@ impl TrainArgs {
             patience: self.patience,
             seed,
             checkpoint: None,
+            sparsity: self.sparsity,
         }
     }
 }

@@ -18,6 +18,7 @@ mod output;
 pub mod pairs;
 pub mod run;
 pub mod schedule;
+pub mod sparsity;
 pub mod step;
 pub mod tape;
 mod targets;

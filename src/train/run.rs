@@ -12,6 +12,7 @@ use super::optimizer::Update;
 use super::output;
 use super::pairs::{self, Kept};
 use super::schedule::Schedule;
+use super::sparsity::{self, Gates, Sparse, Sparsity, SparsityState};
 use super::step::{Graphs, Layout, Spec, build, names};
 use super::targets::Targets;
 use crate::canon;
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::flat::flatten;
 use crate::graph::Graph;
 use crate::onnx::Model;
+use crate::prune::analyse;
 use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Carry, Data, Runtime, carry, input_specs};
 use regex::Regex;
@@ -68,6 +70,8 @@ pub struct Options {
     pub seed: u64,
     /// Where the state is kept, and how often at least.
     pub checkpoint: Option<(PathBuf, Duration)>,
+    /// How channels are driven to nothing.
+    pub sparsity: Option<Sparsity>,
 }
 
 impl Default for Options {
@@ -91,6 +95,7 @@ impl Default for Options {
             patience: None,
             seed: 0,
             checkpoint: None,
+            sparsity: None,
         }
     }
 }
@@ -114,6 +119,8 @@ pub struct EpochResult {
     pub held_loss: Option<f64>,
     /// Score on held-back samples, in percent.
     pub held_score: Option<f64>,
+    /// How far channels have become removable.
+    pub sparsity: Option<SparsityState>,
     /// Seconds it took.
     pub seconds: f64,
 }
@@ -178,6 +185,8 @@ struct Progress {
     best: Option<(usize, f64)>,
     /// Sums over the steps of the present epoch.
     sums: BTreeMap<String, f64>,
+    /// Channels that are closed at present.
+    closed: Vec<usize>,
     seconds: f64,
 }
 
@@ -251,6 +260,9 @@ pub fn train(
         let message = "nothing is left to train: no layer has a float32 weight that --freeze does not hold".into();
         return Err(Error::Train { path: model.path.clone(), message });
     }
+    let plain = Graph::new(&ready)?;
+    let traced = o.sparsity.map(|_| analyse(&plain)).transpose()?;
+    let sparse = o.sparsity.zip(traced.as_ref()).map(|(what, traced)| Sparse { what, traced });
     let decays = |p: &Parameter| p.kind == Kind::Weight && !o.no_decay.iter().any(|r| r.is_match(&p.name));
     let mut spec = Spec {
         student: &a,
@@ -263,6 +275,7 @@ pub fn train(
         loss_scale: o.loss_scale,
         update: o.update,
         batch_norms: o.batch_norms,
+        sparse,
     };
     let graphs = build(&mut spec)?;
     let ce = losses.0.iter().any(|(k, _)| *k == super::loss::Kind::Ce);
@@ -276,9 +289,13 @@ pub fn train(
     };
     let metric = judge.as_ref().and_then(|j| j.metric);
     let fingerprint = fingerprint(model, teacher, data, o, &losses);
-    let mut run = Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch };
+    let steps = batches.steps() as u64 * o.epochs as u64;
+    let gates = sparse.zip(graphs.slices.as_ref()).map(|(s, slices)| Gates::new(s, slices, o.seed, steps));
+    let in_use = InUse { flat: &ready, layout: &spec.layout, graphs: &graphs, gates };
+    let mut run =
+        Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch, in_use: &in_use };
     let (progress, state, stopped) = run.all(session.as_mut())?;
-    let model = output::model(&ready, &spec.layout, &graphs, &state)?;
+    let model = in_use.model(&in_use.state(&state)?)?;
     let mut notes = Vec::new();
     if held.is_none() && o.hold_back > 0.0 {
         notes.push(format!(
@@ -331,6 +348,25 @@ fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Optio
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// From the state to the model that it means.
+struct InUse<'a> {
+    flat: &'a Model,
+    layout: &'a Layout,
+    graphs: &'a Graphs,
+    gates: Option<Gates<'a>>,
+}
+
+impl InUse<'_> {
+    /// The state with gates folded in.
+    fn state(&self, state: &Feed) -> Result<Feed> {
+        self.gates.as_ref().map_or_else(|| Ok(state.clone()), |g| g.folded(state, self.layout))
+    }
+
+    fn model(&self, folded: &Feed) -> Result<Model> {
+        output::model(self.flat, self.layout, self.graphs, folded)
+    }
+}
+
 struct Run<'a> {
     o: &'a Options,
     graphs: &'a Graphs,
@@ -340,6 +376,7 @@ struct Run<'a> {
     runtime: &'a dyn Runtime,
     fingerprint: String,
     watch: &'a mut dyn FnMut(&Event),
+    in_use: &'a InUse<'a>,
 }
 
 fn scalar(x: f32) -> Array {
@@ -379,6 +416,9 @@ impl Run<'_> {
             feed.extend(self.targets.wanted(self.batches.labels(), &batch.samples, batch.mix.as_ref())?);
             let scalars = [(names::LR, lr as f32), (names::CORRECTIONS[0], c1), (names::CORRECTIONS[1], c2)];
             feed.extend(scalars.map(|(name, v)| (name.to_owned(), scalar(v))));
+            if let Some(gates) = &self.in_use.gates {
+                feed.extend(gates.feed(progress.step, lr / self.o.schedule.lr, &progress.closed));
+            }
             let told = carried.step(&feed)?;
             progress.step += 1;
             let value =
@@ -395,19 +435,34 @@ impl Run<'_> {
             for (name, a) in &told {
                 *progress.sums.entry(name.clone()).or_default() += a.to_f64().first().copied().unwrap_or(0.0);
             }
+            if let Some(gates) = &self.in_use.gates
+                && let Some(closed) = gates.closed(progress.step, &told)?
+            {
+                progress.closed = closed;
+            }
             (self.watch)(&Event::Step(progress.step, all, loss));
             if progress.step % per == 0 {
                 let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
-                let state = carried.state()?;
+                let mut state = carried.state()?;
+                if let Some(gates) = &self.in_use.gates {
+                    state = gates.complete(state, &progress.closed);
+                }
+                let used = self.in_use.state(&state)?;
                 if let Some(judge) = &mut self.judge {
-                    let Judged { loss, score } = judge.judge(&state)?;
+                    let Judged { loss, score } = judge.judge(&used)?;
                     (result.held_loss, result.held_score) = (Some(loss), score);
+                }
+                if self.in_use.gates.is_some() {
+                    let penalty = progress.sums.get(names::PENALTY).map_or(0.0, |s| s / per as f64);
+                    result.sparsity = Some(sparsity::measure(&self.in_use.model(&used)?, penalty)?);
                 }
                 result.seconds = epoch_began.elapsed().as_secs_f64();
                 epoch_began = Instant::now();
                 progress.sums.clear();
                 // The lowest loss: it is finer than a score on few samples.
                 let better = match (result.held_loss, progress.best) {
+                    // Sparse training gives some of it away, epoch by epoch.
+                    _ if self.in_use.gates.is_some() => true,
                     (None, _) | (_, None) => true,
                     (Some(loss), Some((_, least))) => loss < least,
                 };
@@ -492,6 +547,7 @@ impl Run<'_> {
             weight_norm,
             held_loss: None,
             held_score: None,
+            sparsity: None,
             seconds: 0.0,
         }
     }

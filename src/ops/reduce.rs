@@ -28,7 +28,7 @@ pub struct Arg;
 /// Running sum or product along an axis.
 pub struct CumSum;
 
-fn reduced(cx: &NodeCx) -> Answer<Vec<usize>> {
+pub(crate) fn reduced(cx: &NodeCx) -> Answer<Vec<usize>> {
     let rank = cx.rank(0)?;
     match cx.list_or_input("axes", 1)? {
         Some(axes) if !axes.is_empty() => norm_axes(&axes, rank),

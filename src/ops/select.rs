@@ -349,7 +349,7 @@ impl OpRule for Gather {
 impl Pad {
     /// `(begin, end)` per axis of the input, and where each stands in the list.
     #[allow(clippy::type_complexity)]
-    fn pads(cx: &NodeCx) -> Answer<(Vec<i64>, Vec<(usize, i64, i64)>)> {
+    pub(crate) fn pads(cx: &NodeCx) -> Answer<(Vec<i64>, Vec<(usize, i64, i64)>)> {
         let rank = cx.rank(0)?;
         let pads = cx.list_or_input("pads", 1)?.ok_or("its pads are missing")?;
         let axes = match if cx.has(3) { Some(cx.need_ints(3, "axes")?) } else { None } {

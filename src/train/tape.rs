@@ -246,6 +246,37 @@ impl Tape {
         self.indicator("Less", x, c)
     }
 
+    /// 1 where `low < x < high`, else 0.
+    pub fn between(&mut self, x: Var, low: f64, high: f64) -> Answer<Var> {
+        let (low, high) = (self.scalar(low)?, self.scalar(high)?);
+        let over = self.binary("Greater", x, low)?;
+        let under = self.binary("Less", x, high)?;
+        let both = self.binary("And", over, under)?;
+        Ok(self.to_float(both))
+    }
+
+    /// 1 where `a = b`, else 0.
+    pub fn equal(&mut self, a: Var, b: Var) -> Answer<Var> {
+        if self.opset >= 11 {
+            return self.indicator("Equal", a, b);
+        }
+        // Equality was one of integers first.
+        let over = self.binary("Greater", a, b)?;
+        let under = self.binary("Less", a, b)?;
+        let differs = self.binary("Or", over, under)?;
+        let same = self.unary("Not", differs);
+        Ok(self.to_float(same))
+    }
+
+    /// −1, 0 or 1.
+    pub fn sign(&mut self, x: Var) -> Answer<Var> {
+        if self.opset >= 9 {
+            return Ok(self.unary("Sign", x));
+        }
+        let (over, under) = (self.above(x, 0.0)?, self.below(x, 0.0)?);
+        self.sub(over, under)
+    }
+
     /// The sum of all.
     pub fn sum_of(&mut self, all: &[Var]) -> Answer<Var> {
         let Some((&first, rest)) = all.split_first() else { refuse!("a sum of nothing") };
@@ -381,6 +412,24 @@ impl Tape {
         Ok(self.node("MatMul", &[a, b], vec![], out))
     }
 
+    /// The product of two matrices, each transposed or not.
+    pub fn gemm(&mut self, a: Var, turn_a: bool, b: Var, turn_b: bool) -> Answer<Var> {
+        let (&[p, q], &[r, s]) = (self.dims(a), self.dims(b)) else {
+            refuse!("a product of matrices of shapes {:?} and {:?}", self.dims(a), self.dims(b))
+        };
+        let ((m, k), (j, n)) = (if turn_a { (q, p) } else { (p, q) }, if turn_b { (s, r) } else { (r, s) });
+        if k != j {
+            refuse!("a product of matrices of shapes {:?} and {:?}", self.dims(a), self.dims(b));
+        }
+        let attributes = vec![int("transA", i64::from(turn_a)), int("transB", i64::from(turn_b))];
+        // What is added was not optional at first.
+        if self.opset < 11 {
+            let zero = self.scalar(0.0)?;
+            return Ok(self.node("Gemm", &[a, b, zero], attributes, vec![m, n]));
+        }
+        Ok(self.node("Gemm", &[a, b], attributes, vec![m, n]))
+    }
+
     /// Zeros (or another value) before and after each axis.
     pub fn pad(&mut self, x: Var, pads: &[(usize, usize)], value: f64) -> Answer<Var> {
         if pads.iter().all(|&p| p == (0, 0)) {
@@ -421,8 +470,12 @@ impl Tape {
         let axes: Vec<i64> = parts.iter().map(|p| p.0 as i64).collect();
         let steps: Vec<i64> = parts.iter().map(|p| p.3 as i64).collect();
         if self.opset < 10 {
+            // Slices had no steps.
             if steps.iter().any(|&s| s != 1) {
-                refuse!("operator set {} has no slices with steps; 10 has", self.opset);
+                return parts.iter().try_fold(x, |x, &(axis, from, n, step)| {
+                    let indices: Vec<usize> = (0..n).map(|i| from + i * step).collect();
+                    self.gather(x, &indices, axis)
+                });
             }
             let attributes = vec![ints("starts", &starts), ints("ends", &ends), ints("axes", &axes)];
             return Ok(self.node("Slice", &[x], attributes, out));

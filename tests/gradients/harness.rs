@@ -1,21 +1,28 @@
 //! A rule against central differences: `(L(x + h·u) − L(x − h·u)) / 2h` in `float64`, for `L = Σ r · y` with random `r`.
 
 use crate::common::{Build, seeded};
+use crate::{Case, Draw};
 use onnx_prune::runtime::{self, Array, Data, Session};
-use onnx_prune::train::grad::BatchNorms;
 use onnx_prune::train::vjp::{gradient_name, seed_name, vjp};
 use rand::Rng as _;
 use std::collections::BTreeMap;
 
-/// Step of the differences.
-const H: f64 = 1e-5;
-/// Accepted difference, relative to the largest gradient (at least 1).
-const TOLERANCE: f64 = 2e-6;
+/// Step of the differences, and the accepted difference relative to the largest gradient (at least 1).
+const DOUBLE: (f64, f64) = (1e-5, 2e-6);
+/// The same for operators that are tested in `float32`.
+const SINGLE: (f64, f64) = (1e-2, 1e-3);
+/// Distance from kinks.
+const AWAY: f64 = 0.03;
 /// Elements of each tensor that are moved, at most.
 const MOVED: usize = 24;
 
 /// Values of everything that enters, by name.
 pub type Point = BTreeMap<String, Array>;
+
+fn array(dims: Vec<usize>, v: Vec<f64>, double: bool) -> Array {
+    let data = if double { Data::F64(v) } else { Data::F32(v.iter().map(|&v| v as f32).collect()) };
+    Array { dims, data }
+}
 
 fn values(a: &Array) -> Vec<f64> {
     a.to_f64()
@@ -30,41 +37,42 @@ fn loss(outputs: &[(String, Array)], seeds: &Point) -> f64 {
     outputs.iter().map(term).sum()
 }
 
-/// Compares the gradients of the model's outputs with respect to all float inputs and the named initializers. `at` may
-/// choose the values of an input (those of initializers are their own).
-pub fn check(
-    b: &Build,
-    initializers: &[&str],
-    batch_norms: BatchNorms,
-    at: &dyn Fn(&str, usize) -> Option<Vec<f64>>,
-) -> Result<(), String> {
+/// Compares the gradients of the model's outputs with respect to all float inputs and the named initializers.
+pub fn check(b: &Build, case: &Case, double: bool) -> Result<(), String> {
+    let (step, tolerance) = if double { DOUBLE } else { SINGLE };
     let model = b.model();
     let mut rng = seeded(b.g.node.len() as u64 + 7);
     let mut point = Point::new();
     let mut shapes = Vec::new();
     let mut wrt: Vec<String> = Vec::new();
+    let mut draw = || loop {
+        let v: f64 = rng.random_range(-1.5..1.5);
+        match case.draw {
+            Draw::Away(from) if from.iter().any(|f| (v - f).abs() < AWAY) => {}
+            Draw::Positive => return v.abs() + 0.3,
+            _ => return v,
+        }
+    };
     for input in &b.g.input {
         let dims = b.shape(input.name());
-        let n: usize = dims.iter().product();
-        let drawn = || (0..n).map(|_| rng.random_range(-1.5..1.5)).collect();
-        let data = Data::F64(at(input.name(), n).unwrap_or_else(drawn));
-        point.insert(input.name().into(), Array { dims: dims.clone(), data });
+        let drawn = (0..dims.iter().product()).map(|_| draw()).collect();
+        point.insert(input.name().into(), array(dims.clone(), drawn, double));
         shapes.push((input.name().to_owned(), dims));
         wrt.push(input.name().into());
     }
-    for t in b.g.initializer.iter().filter(|t| initializers.contains(&t.name())) {
+    for t in b.g.initializer.iter().filter(|t| case.initializers.iter().any(|n| n == t.name())) {
         let a = Array::from_tensor(t).map_err(|e| e.to_string())?.ok_or("an odd type")?;
-        point.insert(t.name().into(), Array { data: Data::F64(a.to_f64()), dims: a.dims });
+        point.insert(t.name().into(), array(a.dims.clone(), a.to_f64(), double));
         wrt.push(t.name().into());
     }
-    let made = vjp(&model, &shapes, &wrt, batch_norms, true).map_err(|e| e.to_string())?;
+    let made = vjp(&model, &shapes, &wrt, case.batch_norms, double).map_err(|e| e.to_string())?;
     let runtime = runtime::embedded().ok_or("no embedded runtime")?;
     let mut session = runtime.load(&made).map_err(|e| e.to_string())?;
     let mut seeds = Point::new();
     for output in &b.g.output {
         let dims = b.shape(output.name());
         let r = (0..dims.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
-        seeds.insert(output.name().into(), Array { dims, data: Data::F64(r) });
+        seeds.insert(output.name().into(), array(dims, r, double));
     }
     let mut run = |point: &Point| -> Result<Vec<(String, Array)>, String> {
         let mut feed: Vec<(String, Array)> = point.iter().map(|(n, a)| (n.clone(), a.clone())).collect();
@@ -80,19 +88,19 @@ pub fn check(
             return Err(format!("{name}: {} gradients for {} values", g.len(), x.len()));
         }
         let scale = g.iter().fold(1.0f64, |m, v| m.max(v.abs()));
-        let step = (x.len() / MOVED).max(1);
-        for i in (0..x.len()).step_by(step) {
+        let every = (x.len() / MOVED).max(1);
+        for i in (0..x.len()).step_by(every) {
             let mut moved = |h: f64| {
                 let mut x = x.clone();
                 x[i] += h;
                 let mut point = point.clone();
                 let dims = point[name].dims.clone();
-                point.insert(name.clone(), Array { dims, data: Data::F64(x) });
+                point.insert(name.clone(), array(dims, x, double));
                 run(&point).map(|y| loss(&y, &seeds))
             };
-            let measured = (moved(H)? - moved(-H)?) / (2.0 * H);
+            let measured = (moved(step)? - moved(-step)?) / (2.0 * step);
             let off = (measured - g[i]).abs();
-            if off.is_nan() || off > TOLERANCE * scale {
+            if off.is_nan() || off > tolerance * scale {
                 return Err(format!("{name}[{i}]: the rule says {}, differences say {measured}", g[i]));
             }
         }

@@ -1,14 +1,16 @@
 //! Convolutions, normalisations and arithmetic.
 
-use super::{Case, Gen};
+use super::{Case, Draw, Gen};
 use crate::common::{A, Build};
 use onnx_prune::train::grad::BatchNorms;
 
 pub const CASES: &[(&[&str], Gen)] = &[
     (&["Conv"], conv),
     (&["BatchNormalization"], batch_norm),
-    (&["Add", "Sum", "Sub", "Mul"], arithmetic),
-    (&["Relu"], activation),
+    (&["Add", "Sum", "Sub", "Mul", "Div"], arithmetic),
+    (&["Min", "Max", "Mean"], of_many),
+    (&["Pow"], power),
+    (&["Where"], select),
 ];
 
 /// A float initializer that is never a `Constant` node.
@@ -77,9 +79,41 @@ fn arithmetic(b: &mut Build, op: &str) -> Case {
     Case::of(&[&w])
 }
 
-fn activation(b: &mut Build, op: &str) -> Case {
+fn of_many(b: &mut Build, op: &str) -> Case {
     let x = b.input(&[2, 3, 4]);
-    let y = b.op(op, &[&x], &[]);
+    let dims = b.pick(&[vec![2, 3, 4], vec![3, 1], vec![]]);
+    let w = weight(b, &dims);
+    let y = match b.r(0, 2) {
+        0 => b.op(op, &[&x], &[]),
+        1 => b.op(op, &[&x, &w], &[]),
+        _ => {
+            let v = b.input(&[3, 4]);
+            b.op(op, &[&x, &w, &v], &[])
+        }
+    };
     b.output(&y);
-    Case::of(&[])
+    if b.g.node[0].input.contains(&w) { Case::of(&[&w]) } else { Case::of(&[]) }
+}
+
+fn power(b: &mut Build, op: &str) -> Case {
+    let x = b.input(&[2, 3, 4]);
+    let p = b.pick(&[2.0, 3.0, 0.5, -1.0, 1.7]);
+    let (w, trained) = match b.r(0, 2) {
+        0 => (b.f(&[], &[p]), false),
+        1 => (weight(b, &[4]), false),
+        _ => (weight(b, &[3, 1]), true),
+    };
+    let y = b.op(op, &[&x, &w], &[]);
+    b.output(&y);
+    Case { initializers: if trained { vec![w] } else { vec![] }, ..Case::drawn(Draw::Positive) }
+}
+
+fn select(b: &mut Build, op: &str) -> Case {
+    let x = b.input(&[2, 3, 4]);
+    let w = weight(b, &[4]);
+    let zero = b.f(&[], &[0.0]);
+    let on = b.op("Greater", &[&x, &zero], &[]);
+    let y = if b.coin() { b.op(op, &[&on, &x, &w], &[]) } else { b.op(op, &[&on, &w, &x], &[]) };
+    b.output(&y);
+    Case { draw: Draw::Away(&[0.0]), ..Case::of(&[&w]) }
 }

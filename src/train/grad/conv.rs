@@ -67,6 +67,14 @@ impl Shape {
         t.pad(x, &pads, value)
     }
 
+    /// The convolution itself, `out` being its extents.
+    pub fn convolve(&self, t: &mut Tape, x: Var, w: Var, out: &[usize]) -> Var {
+        let pads: Vec<i64> = self.pads.iter().map(|p| p.0 as i64).chain(self.pads.iter().map(|p| p.1 as i64)).collect();
+        let mut attributes = self.attributes();
+        attributes.push(ints("pads", &pads));
+        t.node("Conv", &[x, w], attributes, out.to_vec())
+    }
+
     fn attributes(&self) -> Vec<crate::onnx::proto::AttributeProto> {
         let list = |v: &[usize]| v.iter().map(|&x| x as i64).collect::<Vec<_>>();
         vec![
@@ -152,7 +160,7 @@ fn turned(t: &mut Tape, w: Var, group: usize) -> Answer<Var> {
 
 /// `dW[o, i, k] = Σ_{n, l} dy[n, o, l] · x[n, i, k + l]` as products of matrices: a convolution over swapped axes is several
 /// times slower on a processor.
-fn of_weight(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) -> Answer<Var> {
+pub(super) fn of_weight(t: &mut Tape, s: &Shape, x: Var, dy: Var, wd: &[usize]) -> Answer<Var> {
     let yd = t.dims(dy).to_vec();
     let (n, g) = (yd[0], s.group);
     let (o, i) = (wd[0] / g, wd[1]);

@@ -5,15 +5,26 @@
 //! operator is added in one file: one impl, one line in [`GRADIENTS`], one case of the test against central differences.
 //! An operator without a rule on the way from a trained tensor to the loss is an error that names it.
 
+mod activation;
 mod conv;
+mod conv_transpose;
 mod elementwise;
+mod layer_norm;
+mod linear;
+mod matrix;
 mod norm;
+mod pool;
+mod reduce;
+mod resize;
+mod select;
+mod shape;
 
 use super::tape::{Tape, Var};
 use crate::graph::{NodeId, is_default_domain};
 use crate::onnx::proto::NodeProto;
 use crate::ops::{Answer, NodeCx};
 use crate::refuse;
+use activation::Unary;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -243,7 +254,70 @@ pub static GRADIENTS: &[(&[&str], &dyn Gradient)] = &[
     (&["Add", "Sum"], &elementwise::Add),
     (&["Sub"], &elementwise::Sub),
     (&["Mul"], &elementwise::Mul),
+    (&["Div"], &elementwise::Div),
+    (&["Pow"], &elementwise::Pow),
+    (&["Min", "Max"], &elementwise::Extreme),
+    (&["Mean"], &elementwise::Mean),
+    (&["Where"], &elementwise::Where),
+    (&["Identity"], &elementwise::Identity),
+    (&["Cast"], &elementwise::Cast),
     (&["Relu"], &elementwise::Relu),
+    (&["ConvTranspose"], &conv_transpose::ConvTranspose),
+    (&["Gemm"], &linear::Gemm),
+    (&["MatMul"], &linear::MatMul),
+    (&["Sigmoid"], &Unary(activation::sigmoid)),
+    (&["Tanh"], &Unary(activation::tanh)),
+    (&["HardSigmoid"], &Unary(activation::hard_sigmoid)),
+    (&["HardSwish"], &Unary(activation::hard_swish)),
+    (&["LeakyRelu"], &Unary(activation::leaky_relu)),
+    (&["PRelu"], &activation::PRelu),
+    (&["Elu"], &Unary(activation::elu)),
+    (&["Selu"], &Unary(activation::selu)),
+    (&["Celu"], &Unary(activation::celu)),
+    (&["ThresholdedRelu"], &Unary(activation::thresholded_relu)),
+    (&["Softplus"], &Unary(activation::softplus)),
+    (&["Softsign"], &Unary(activation::softsign)),
+    (&["Mish"], &Unary(activation::mish)),
+    (&["Swish"], &Unary(activation::swish)),
+    (&["com.microsoft:QuickGelu"], &Unary(activation::quick_gelu)),
+    (&["com.microsoft:FastGelu"], &Unary(activation::fast_gelu)),
+    (&["Gelu", "com.microsoft:Gelu"], &Unary(activation::gelu)),
+    (&["Erf"], &Unary(activation::erf)),
+    (&["Exp"], &Unary(activation::exp)),
+    (&["Log"], &Unary(activation::log)),
+    (&["Sqrt"], &Unary(activation::sqrt)),
+    (&["Reciprocal"], &Unary(activation::reciprocal)),
+    (&["Neg"], &Unary(activation::neg)),
+    (&["Abs"], &Unary(activation::abs)),
+    (&["Sin"], &Unary(activation::sin)),
+    (&["Cos"], &Unary(activation::cos)),
+    (&["Clip"], &Unary(activation::clip)),
+    (&["Dropout"], &activation::Dropout),
+    (&["MaxPool"], &pool::MaxPool),
+    (&["AveragePool"], &pool::AveragePool),
+    (&["GlobalAveragePool"], &pool::GlobalAveragePool),
+    (&["GlobalMaxPool"], &pool::GlobalMaxPool),
+    (reduce::REDUCTIONS, &reduce::Reduce),
+    (&["Softmax"], &reduce::Softmax),
+    (&["LogSoftmax"], &reduce::LogSoftmax),
+    (&["LpNormalization"], &reduce::LpNormalization),
+    (&["CumSum"], &reduce::CumSum),
+    (layer_norm::NAMES, &layer_norm::SampleNorm),
+    (&["Reshape", "Flatten", "Squeeze", "Unsqueeze"], &shape::Reshape),
+    (&["Transpose"], &shape::Transpose),
+    (&["Expand"], &shape::Expand),
+    (&["Tile"], &shape::Tile),
+    (&["DepthToSpace"], &shape::DepthToSpace),
+    (&["SpaceToDepth"], &shape::SpaceToDepth),
+    (&["Concat"], &select::Concat),
+    (&["Split"], &select::Split),
+    (&["Slice"], &select::Slice),
+    (&["Gather"], &select::Gather),
+    (&["GatherND"], &select::GatherNd),
+    (&["Pad"], &select::Pad),
+    (&["Trilu"], &select::Trilu),
+    (&["Resize"], &resize::Resize),
+    (&["Upsample"], &resize::Upsample),
     (CONSTANT, &Constant),
 ];
 

@@ -24,7 +24,7 @@ fn wide(t: &mut Tape, v: Var, rank: usize) -> Answer<Var> {
 }
 
 /// `1 / √(v + ε)`.
-fn inverse_deviation(t: &mut Tape, variance: Var, epsilon: f64) -> Answer<Var> {
+pub(super) fn inverse_deviation(t: &mut Tape, variance: Var, epsilon: f64) -> Answer<Var> {
     let v = t.add_scalar(variance, epsilon)?;
     let s = t.unary("Sqrt", v);
     Ok(t.unary("Reciprocal", s))

@@ -79,5 +79,8 @@ fn line(r: &EpochResult, epochs: usize) -> String {
     if let Some(score) = r.held_score {
         text += &format!(", {score:.1} %");
     }
+    if let Some(s) = &r.sparsity {
+        text += &format!(", {:.0} % of channels removable", 100.0 * s.removable_share);
+    }
     format!("{text}, {:.1} s, {} left", r.seconds, time(r.seconds * (epochs - r.epoch) as f64))
 }

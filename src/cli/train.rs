@@ -12,6 +12,9 @@ use clap::{Args, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, SaveOptions};
+use onnx_prune::plan::Budget;
+use onnx_prune::recover::Recover;
+use onnx_prune::report::terminal;
 use onnx_prune::runtime::{RuntimeOptions, choose_with};
 use onnx_prune::train::augment::Augment;
 use onnx_prune::train::grad::BatchNorms;
@@ -20,7 +23,7 @@ use onnx_prune::train::optimizer::{Decay, Optimizer, Update};
 use onnx_prune::train::pairs::Kept;
 use onnx_prune::train::run::{Event, Options, Stopped, train};
 use onnx_prune::train::schedule::{Course, Schedule};
-use onnx_prune::train::sparsity::Sparsity;
+use onnx_prune::train::sparsity::{Sparsity, cut};
 use regex::Regex;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -165,6 +168,8 @@ pub struct TrainCommand {
     #[command(flatten)]
     train: TrainArgs,
     #[command(flatten)]
+    cut: CutArgs,
+    #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -172,6 +177,33 @@ pub struct TrainCommand {
     device: DeviceArgs,
     #[command(flatten)]
     common: Common,
+}
+
+/// Pruning behind the training.
+#[derive(Debug, Args)]
+struct CutArgs {
+    /// Prune the trained model, and write only what is left; exactly one budget says how much goes
+    #[arg(long, requires = "cut", help_heading = "Sparsity")]
+    prune_at_end: bool,
+    /// Remove this share of the prunable channels, from 0 to below 1
+    #[arg(long, value_name = "R", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    ratio: Option<f64>,
+    /// Remove channels whose score is at most T, relative to the largest in their group: 0.01 for what counts as removable
+    #[arg(long, value_name = "T", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    threshold: Option<f64>,
+    /// Keep this share of the multiply-accumulates
+    #[arg(long, value_name = "F", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    target_macs: Option<f64>,
+    /// What is done for accuracy when channels go [default: reconstruct]
+    #[arg(long, value_enum, value_name = "MODE", requires = "prune_at_end", help_heading = "Sparsity")]
+    recover: Option<Recover>,
+}
+
+impl CutArgs {
+    fn budget(&self) -> Option<Budget> {
+        let ratio = self.ratio.map(Budget::Ratio);
+        ratio.or(self.threshold.map(Budget::Threshold)).or(self.target_macs.map(Budget::TargetMacs))
+    }
 }
 
 impl TrainCommand {
@@ -208,6 +240,7 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     let teacher = args.teacher.as_deref().map(load).transpose()?;
     args.check_outputs(&path)?;
     progress.stage("data");
+    args.cut.budget().map_or(Ok(()), |b| b.check())?;
     let mut options = args.train.options(args.epochs, data_options.batch, args.seed);
     let every = Duration::from_secs_f64(args.checkpoint_every);
     options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
@@ -220,14 +253,34 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     progress.stage("write");
     let out = args.out();
     let useful = !trained.epochs.is_empty();
+    let told = |stage: &str| progress.stage(stage);
+    let pruned = match args.cut.budget().filter(|_| useful) {
+        Some(budget) => {
+            let recover = args.cut.recover;
+            let pruned = cut::at_end(&trained.model, &data, &runtime, budget, recover, args.seed, &told);
+            Some(pruned.map_err(|e| in_file(e, &args.model))?)
+        }
+        None => None,
+    };
     if useful {
         let _writing = Writing::begin();
-        onnx::save(&trained.model, &out, &SaveOptions::default()).map_err(Error::from)?;
+        let model = pruned.as_ref().and_then(|p| p.model.as_ref()).unwrap_or(&trained.model);
+        onnx::save(model, &out, &SaveOptions::default()).map_err(Error::from)?;
         if let Some(file) = args.checkpoint.as_ref().filter(|f| f.exists()) {
             std::fs::remove_file(file)?;
         }
     }
     drop(progress);
+    if !args.common.quiet && useful {
+        match &pruned {
+            Some(pruned) => super::print(&terminal::prune(&pruned.report, terminal::width()))?,
+            None if options.sparsity.is_some() => {
+                let command = cut::command(&out.display().to_string());
+                super::print(&format!("Remove the channels that are removable now:\n  {command}\n"))?;
+            }
+            None => {}
+        }
+    }
     match trained.stopped {
         Some(Stopped::Diverged(why)) => {
             let end = if useful {

@@ -23,6 +23,7 @@
 //! Gates stand at the weights that read a channel, where a zero is as good as removing it. When the model is written they are
 //! multiplied into these weights, and all slices of a closed channel become zero: the file has the nodes that it had.
 
+pub mod cut;
 mod gates;
 mod nodes;
 mod score;

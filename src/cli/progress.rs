@@ -80,5 +80,8 @@ fn line(r: &Epoch, epochs: usize) -> String {
             text += &format!(", {name} {score:.4}");
         }
     }
+    if let Some(s) = &r.sparsity {
+        text += &format!(", {:.0} % of channels removable", 100.0 * s.removable_share);
+    }
     format!("{text}, {:.1} s, {} left", r.seconds, time(r.seconds * (epochs - r.epoch) as f64))
 }

@@ -13,6 +13,8 @@ use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, SaveOptions};
+use onnx_prune::plan::Budget;
+use onnx_prune::recover::Recover;
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{json, terminal, train_plot, train_text};
 use onnx_prune::runtime::{Device, Runtime, RuntimeOptions, choose_with};
@@ -24,6 +26,7 @@ use onnx_prune::train::optimizer::{Decay, Optimizer, Update};
 use onnx_prune::train::pairs::Kept;
 use onnx_prune::train::run::{Event, Options, Trained, train};
 use onnx_prune::train::schedule::{Course, Schedule};
+use onnx_prune::train::sparsity::{Sparsity, cut};
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,6 +90,12 @@ pub struct TrainArgs {
     #[arg(long = "match", value_name = "REGEX", value_parser = parse::regex, help_heading = "Losses")]
     pub matched: Option<Regex>,
 
+    /// Drive whole channels to nothing while training: bn-l1=L (a penalty on the scales of batch normalisations),
+    /// group-lasso=L (on whole channels), l0=L (gates that learn to close) or dynamic=R (a growing share of channels is
+    /// closed, up to R). The last state is kept
+    #[arg(long, value_name = "KIND=VALUE", conflicts_with = "patience", help_heading = "Sparsity")]
+    pub sparsity: Option<Sparsity>,
+
     /// Share of the samples that is held back to judge by: the best state is kept. 0 holds none back and keeps the last
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = parse::below_one, help_heading = "Judgement")]
     pub hold_back: f64,
@@ -129,6 +138,7 @@ impl TrainArgs {
             patience: self.patience,
             seed,
             checkpoint: None,
+            sparsity: self.sparsity,
         }
     }
 }
@@ -172,6 +182,8 @@ pub struct TrainCommand {
     #[command(flatten)]
     train: TrainArgs,
     #[command(flatten)]
+    cut: CutArgs,
+    #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -179,6 +191,33 @@ pub struct TrainCommand {
     device: DeviceArgs,
     #[command(flatten)]
     common: Common,
+}
+
+/// Pruning behind the training.
+#[derive(Debug, Args)]
+struct CutArgs {
+    /// Prune the trained model, and write only what is left; exactly one budget says how much goes
+    #[arg(long, requires = "cut", help_heading = "Sparsity")]
+    prune_at_end: bool,
+    /// Remove this share of the prunable channels, from 0 to below 1
+    #[arg(long, value_name = "R", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    ratio: Option<f64>,
+    /// Remove channels whose score is at most T, relative to the largest in their group: 0.01 for what counts as removable
+    #[arg(long, value_name = "T", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    threshold: Option<f64>,
+    /// Keep this share of the multiply-accumulates
+    #[arg(long, value_name = "F", group = "cut", requires = "prune_at_end", help_heading = "Sparsity")]
+    target_macs: Option<f64>,
+    /// What is done for accuracy when channels go [default: reconstruct]
+    #[arg(long, value_enum, value_name = "MODE", requires = "prune_at_end", help_heading = "Sparsity")]
+    recover: Option<Recover>,
+}
+
+impl CutArgs {
+    fn budget(&self) -> Option<Budget> {
+        let ratio = self.ratio.map(Budget::Ratio);
+        ratio.or(self.threshold.map(Budget::Threshold)).or(self.target_macs.map(Budget::TargetMacs))
+    }
 }
 
 impl TrainCommand {
@@ -265,6 +304,7 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     let teacher = args.teacher.as_deref().map(load).transpose()?;
     args.check_outputs(&path)?;
     progress.stage("data");
+    args.cut.budget().map_or(Ok(()), |b| b.check())?;
     let mut options = args.train.options(args.epochs, data_options.batch, args.seed);
     let every = Duration::from_secs_f64(args.checkpoint_every);
     options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
@@ -277,6 +317,15 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     let Trained { model: made, history: mut told } = trained;
     let out = args.out();
     let useful = !told.epochs.is_empty();
+    let stage = |stage: &str| progress.stage(stage);
+    let pruned = match args.cut.budget().filter(|_| useful) {
+        Some(budget) => {
+            let recover = args.cut.recover;
+            let pruned = cut::at_end(&made, &data, &runtime, budget, recover, args.seed, &stage);
+            Some(pruned.map_err(|e| in_file(e, &args.model))?)
+        }
+        None => None,
+    };
     told.model = args.model.display().to_string();
     told.teacher = args.teacher.as_ref().map(|t| t.display().to_string());
     told.written = useful.then(|| out.display().to_string());
@@ -288,7 +337,8 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
         let reports = report::stage(&args.report, |form| text(&told, form))?;
         let plot = args.plot.as_ref().map(|p| Staged::new(p, train_plot::svg(&told)?)).transpose()?;
         if useful {
-            onnx::save(&made, &out, &SaveOptions::default()).map_err(Error::from)?;
+            let model = pruned.as_ref().and_then(|p| p.model.as_ref()).unwrap_or(&made);
+            onnx::save(model, &out, &SaveOptions::default()).map_err(Error::from)?;
         }
         plot.into_iter().chain(reports).try_for_each(Staged::publish)?;
         if let Some(file) = args.checkpoint.as_ref().filter(|f| useful && f.exists()) {
@@ -297,11 +347,19 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     }
     drop(progress);
     if !args.common.quiet {
-        super::print(&if args.json {
-            json::to_string(&told)?
+        if args.json {
+            super::print(&json::to_string(&told)?)?;
         } else {
-            train_text::terminal(&told, terminal::width())
-        })?;
+            super::print(&train_text::terminal(&told, terminal::width()))?;
+            match &pruned {
+                Some(pruned) => super::print(&format!("\n{}", terminal::prune(&pruned.report, terminal::width())))?,
+                None if options.sparsity.is_some() && useful => {
+                    let command = cut::command(&out.display().to_string());
+                    super::print(&format!("\nRemove the channels that are removable now:\n  {command}\n"))?;
+                }
+                None => {}
+            }
+        }
     }
     match &told.stopped {
         Some(Stop { reason: StopReason::Diverged, words }) => {

@@ -101,6 +101,13 @@ fn trained(all: &[Trained]) -> String {
 
 /// What came out, and where it began.
 pub(super) fn result(h: &History) -> Option<String> {
+    if h.best_epoch == Some(0) {
+        let (loss, n) = (number(h.before.as_ref()?.loss), plural(h.epochs.len(), "epoch"));
+        return Some(format!(
+            "none of {n} was better than the beginning, whose loss is {loss} on the held-back samples: the values are as they \
+             were; try another --lr or more --epochs"
+        ));
+    }
     let kept = h.kept()?;
     let kept_or_last = if h.best_epoch.is_some() { "kept" } else { "is the last" };
     let which = format!("epoch {} of {} {kept_or_last}", kept.epoch, h.epochs.len());

@@ -40,7 +40,7 @@ pub struct History {
     pub before: Option<Held>,
     /// What came of each epoch, in order.
     pub epochs: Vec<Epoch>,
-    /// The epoch whose parameters were kept.
+    /// The epoch whose parameters were kept; 0 for those from before the first step.
     pub best_epoch: Option<usize>,
     /// Why the run ended before the last epoch that was asked for, if it did.
     pub stopped: Option<Stop>,
@@ -157,8 +157,11 @@ impl Held {
 }
 
 impl History {
-    /// The epoch whose parameters were kept, or else the last one.
+    /// The epoch whose parameters were kept, or else the last one; `None` when none was better than the beginning.
     pub fn kept(&self) -> Option<&Epoch> {
+        if self.best_epoch == Some(0) {
+            return None;
+        }
         let best = self.best_epoch.and_then(|best| self.epochs.iter().find(|e| e.epoch == best));
         best.or(self.epochs.last())
     }

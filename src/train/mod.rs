@@ -20,6 +20,7 @@ pub mod pairs;
 pub mod rounds;
 pub mod run;
 pub mod schedule;
+pub mod sparsity;
 pub mod step;
 pub mod tape;
 mod targets;

@@ -13,6 +13,7 @@ use super::optimizer::Update;
 use super::output;
 use super::pairs::{self, Kept};
 use super::schedule::Schedule;
+use super::sparsity::{self, Gates, Sparse, Sparsity};
 use super::step::{Graphs, Layout, Spec, build, names};
 use super::targets::Targets;
 use crate::canon;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::flat::flatten;
 use crate::graph::Graph;
 use crate::onnx::Model;
+use crate::prune::analyse;
 use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Carry, Data, Runtime, carry, input_specs};
 use regex::Regex;
@@ -69,6 +71,8 @@ pub struct Options {
     pub seed: u64,
     /// Where the state is kept, and how often at least.
     pub checkpoint: Option<(PathBuf, Duration)>,
+    /// How channels are driven to nothing.
+    pub sparsity: Option<Sparsity>,
 }
 
 impl Default for Options {
@@ -92,6 +96,7 @@ impl Default for Options {
             patience: None,
             seed: 0,
             checkpoint: None,
+            sparsity: None,
         }
     }
 }
@@ -134,6 +139,8 @@ struct Progress {
     best: Option<(usize, f64)>,
     /// Sums over the steps of the present epoch.
     sums: BTreeMap<String, f64>,
+    /// Channels that are closed at present.
+    closed: Vec<usize>,
     seconds: f64,
 }
 
@@ -207,6 +214,9 @@ pub fn train(
         let message = "nothing is left to train: no layer has a float32 weight that --freeze does not hold".into();
         return Err(Error::Train { path: model.path.clone(), message });
     }
+    let plain = Graph::new(&ready)?;
+    let traced = o.sparsity.map(|_| analyse(&plain)).transpose()?;
+    let sparse = o.sparsity.zip(traced.as_ref()).map(|(what, traced)| Sparse { what, traced });
     let decays = |p: &Parameter| p.kind == Kind::Weight && !o.no_decay.iter().any(|r| r.is_match(&p.name));
     let mut spec = Spec {
         student: &a,
@@ -219,6 +229,7 @@ pub fn train(
         loss_scale: o.loss_scale,
         update: o.update,
         batch_norms: o.batch_norms,
+        sparse,
     };
     let graphs = build(&mut spec)?;
     let ce = losses.0.iter().any(|(k, _)| *k == super::loss::Kind::Ce);
@@ -231,9 +242,13 @@ pub fn train(
         None => None,
     };
     let fingerprint = fingerprint(model, teacher, data, o, &losses);
-    let mut run = Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch };
+    let steps = batches.steps() as u64 * o.epochs as u64;
+    let gates = sparse.zip(graphs.slices.as_ref()).map(|(s, slices)| Gates::new(s, slices, o.seed, steps));
+    let in_use = InUse { flat: &ready, layout: &spec.layout, graphs: &graphs, gates };
+    let mut run =
+        Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch, in_use: &in_use };
     let (progress, state, stopped) = run.all(session.as_mut())?;
-    let model = output::model(&ready, &spec.layout, &graphs, &state)?;
+    let model = in_use.model(&in_use.state(&state)?)?;
     let mut notes = data.notes().to_vec();
     if !graphs.unreached.is_empty() {
         notes.push(format!(
@@ -309,6 +324,25 @@ fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Optio
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// From the state to the model that it means.
+struct InUse<'a> {
+    flat: &'a Model,
+    layout: &'a Layout,
+    graphs: &'a Graphs,
+    gates: Option<Gates<'a>>,
+}
+
+impl InUse<'_> {
+    /// The state with gates folded in.
+    fn state(&self, state: &Feed) -> Result<Feed> {
+        self.gates.as_ref().map_or_else(|| Ok(state.clone()), |g| g.folded(state, self.layout))
+    }
+
+    fn model(&self, folded: &Feed) -> Result<Model> {
+        output::model(self.flat, self.layout, self.graphs, folded)
+    }
+}
+
 struct Run<'a> {
     o: &'a Options,
     graphs: &'a Graphs,
@@ -318,6 +352,7 @@ struct Run<'a> {
     runtime: &'a dyn Runtime,
     fingerprint: String,
     watch: &'a mut dyn FnMut(&Event),
+    in_use: &'a InUse<'a>,
 }
 
 fn figures(judged: &Judged, metric: Option<&str>) -> HeldFigures {
@@ -337,8 +372,13 @@ impl Run<'_> {
         if progress.step == 0
             && let Some(judge) = &mut self.judge
         {
-            let first = judge.judge(&carried.state()?)?;
+            let at_start = carried.state()?;
+            let first = judge.judge(&at_start)?;
             progress.before = Some(figures(&first, judge.metric));
+            if self.in_use.gates.is_none() && first.loss.is_finite() {
+                // A run that makes nothing better leaves the model as it was.
+                (progress.best, best) = (Some((0, first.loss)), Some(at_start));
+            }
         }
         let per = self.batches.steps() as u64;
         let all = per * self.o.epochs as u64;
@@ -361,6 +401,9 @@ impl Run<'_> {
             feed.extend(self.targets.wanted(self.batches.labels(), &batch.samples, batch.mix.as_ref())?);
             let scalars = [(names::LR, lr as f32), (names::CORRECTIONS[0], c1), (names::CORRECTIONS[1], c2)];
             feed.extend(scalars.map(|(name, v)| (name.to_owned(), scalar(v))));
+            if let Some(gates) = &self.in_use.gates {
+                feed.extend(gates.feed(progress.step, lr / self.o.schedule.lr, &progress.closed));
+            }
             let told = carried.step(&feed)?;
             progress.step += 1;
             let value =
@@ -377,18 +420,33 @@ impl Run<'_> {
             for (name, a) in &told {
                 *progress.sums.entry(name.clone()).or_default() += a.to_f64().first().copied().unwrap_or(0.0);
             }
+            if let Some(gates) = &self.in_use.gates
+                && let Some(closed) = gates.closed(progress.step, &told)?
+            {
+                progress.closed = closed;
+            }
             (self.watch)(&Event::Step(progress.step, all, loss));
             if progress.step % per == 0 {
                 let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
-                let state = carried.state()?;
+                let mut state = carried.state()?;
+                if let Some(gates) = &self.in_use.gates {
+                    state = gates.complete(state, &progress.closed);
+                }
+                let used = self.in_use.state(&state)?;
                 if let Some(judge) = &mut self.judge {
-                    result.held = Some(figures(&judge.judge(&state)?, judge.metric));
+                    result.held = Some(figures(&judge.judge(&used)?, judge.metric));
+                }
+                if self.in_use.gates.is_some() {
+                    let penalty = progress.sums.get(names::PENALTY).map_or(0.0, |s| s / per as f64);
+                    result.sparsity = Some(sparsity::measure(&self.in_use.model(&used)?, penalty)?);
                 }
                 result.seconds = epoch_began.elapsed().as_secs_f64();
                 epoch_began = Instant::now();
                 progress.sums.clear();
                 // The lowest loss: it is finer than a score on few samples.
                 let better = match (result.held.as_ref().map(|h| h.loss), progress.best) {
+                    // Sparse training gives some of it away, epoch by epoch.
+                    _ if self.in_use.gates.is_some() => true,
                     (None, _) | (_, None) => true,
                     (Some(loss), Some((_, least))) => loss < least,
                 };

@@ -10,6 +10,7 @@ use super::grad::BatchNorms;
 use super::loss::{self, Losses, Term};
 use super::optimizer::{Rates, Update};
 use super::pairs::Pair;
+use super::sparsity::{self, Gated, Kind, Slices, Sparse};
 use super::tape::{Tape, Var};
 use crate::canon::Analysis;
 use crate::error::{Error, Result};
@@ -19,8 +20,9 @@ use crate::onnx::proto::{GraphProto, ModelProto, TensorProto, ValueInfoProto, te
 use crate::onnx::tensor;
 use crate::ops::{Answer, Refusal};
 use crate::rewrite::Names;
+use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Data, input_specs};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Names of what enters and leaves.
 pub mod names {
@@ -42,6 +44,23 @@ pub mod names {
     pub const TEACHER_LOGITS: &str = "train/out/teacher_logits";
     /// Length of all decaying tensors as one vector, before the step.
     pub const WEIGHT: &str = "train/out/weight";
+    /// Gates of channels: parameters that learn, or 0 and 1.
+    pub const GATES: &str = "train/in/gates";
+    /// Noise of gates that learn.
+    pub const GATE_NOISE: &str = "train/in/gate/noise";
+    /// Learning rate of gates.
+    pub const GATE_LR: &str = "train/in/gate/lr";
+    /// As [`CORRECTIONS`], of gates.
+    pub const GATE_CORRECTIONS: [&str; 2] = ["train/in/gate/c1", "train/in/gate/c2"];
+    /// The penalty of sparse training, before the step.
+    pub const PENALTY: &str = "train/out/penalty";
+    /// Sums of squares of the slices that channels are ranked by.
+    pub const SLICES: &str = "train/out/slices";
+
+    /// State `k` of gates that learn.
+    pub fn gate_state(k: usize) -> String {
+        format!("{GATES}/s{k}")
+    }
 
     /// A trained vector: 0 decays, 1 does not.
     pub fn weights(vector: usize) -> String {
@@ -122,6 +141,8 @@ pub struct Spec<'a> {
     pub update: Update,
     /// How batch normalisations train.
     pub batch_norms: BatchNorms,
+    /// Which channels are driven to nothing, and how.
+    pub sparse: Option<Sparse<'a>>,
 }
 
 /// The graphs, and what their state begins with.
@@ -142,6 +163,8 @@ pub struct Graphs {
     pub terms: Vec<String>,
     /// Tensors that the loss does not depend on.
     pub unreached: Vec<String>,
+    /// The channels of sparse training.
+    pub(super) slices: Option<Slices>,
 }
 
 pub(super) fn internal(why: Refusal) -> Error {
@@ -188,7 +211,7 @@ impl<'a> Making<'a> {
     }
 
     /// The trained tensors, from the vectors.
-    fn live(&mut self) -> Answer<([Option<Var>; 2], HashMap<ValueId, Var>)> {
+    fn live(&mut self, mut gates: Option<(&mut Gated, &Slices)>) -> Answer<([Option<Var>; 2], HashMap<ValueId, Var>)> {
         let spec = self.spec;
         let mut live = HashMap::new();
         let mut vectors = [None; 2];
@@ -199,11 +222,74 @@ impl<'a> Making<'a> {
             }
             let vector = self.input(&names::weights(v), &[n]);
             *slot = Some(vector);
-            let parts: Vec<_> = spec.layout.of(v).map(|(p, at)| (p.name.clone(), at, p.dims.clone())).collect();
-            let cut = self.cut(vector, &parts)?;
-            live.extend(spec.layout.of(v).zip(cut).map(|((p, _), var)| (p.value, var)));
+            for (i, (p, place)) in spec.layout.parameters.iter().zip(&spec.layout.places).enumerate() {
+                if place.0 != v {
+                    continue;
+                }
+                let part = self.t.slice(vector, &[(0, place.1, p.numel(), 1)])?;
+                let mut part = self.t.reshape(part, &p.dims)?;
+                if let Some((gated, slices)) = &mut gates {
+                    part = gated.apply(&mut self.t, slices, i, part)?;
+                }
+                live.insert(p.value, self.t.named(part, &p.name));
+            }
         }
         Ok((vectors, live))
+    }
+
+    /// The gates of channels, if this kind of sparse training has some.
+    fn gates(&mut self, slices: Option<&Slices>) -> Answer<Option<Gated>> {
+        let (Some(sparse), Some(slices)) = (self.spec.sparse, slices) else { return Ok(None) };
+        if !sparse.what.kind.has_gates() {
+            return Ok(None);
+        }
+        let gates = self.input(names::GATES, &[slices.channels]);
+        let learns = sparse.what.kind == Kind::L0;
+        let noise = learns.then(|| self.input(names::GATE_NOISE, &[slices.channels]));
+        Gated::new(&mut self.t, gates, noise).map(Some)
+    }
+
+    /// Takes the gates out of the gradients, and has them learn. Gives the state that they begin with.
+    fn learn_gates(&mut self, slices: &Slices, gated: &Gated, gradients: &mut BTreeMap<ValueId, Var>) -> Answer<Feed> {
+        let (Some(sparse), layout) = (self.spec.sparse, &self.spec.layout) else { return Ok(Feed::new()) };
+        let t = &mut self.t;
+        let Some(g) = sparsity::gradient_of_gates(t, sparse.what.value, slices, layout, gated, gradients)? else {
+            let squares = sparsity::weights(t, slices, gated.whole())?;
+            self.output(squares, names::SLICES);
+            return Ok(Feed::new());
+        };
+        let n = [slices.channels];
+        let gates = self.t.existing(names::GATES, &n);
+        let update = sparsity::update();
+        let rates = Rates {
+            lr: self.input(names::GATE_LR, &[]),
+            corrections: names::GATE_CORRECTIONS.map(|name| self.input(name, &[])),
+        };
+        let states: Vec<Var> = (0..update.states()).map(|k| self.input(&names::gate_state(k), &n)).collect();
+        let stepped = update.write(&mut self.t, gates, g, &states, rates, false)?;
+        self.output(stepped.w, &names::next(names::GATES));
+        for (k, s) in stepped.states.into_iter().enumerate() {
+            self.output(s, &names::next(&names::gate_state(k)));
+        }
+        Ok(sparsity::begin(slices))
+    }
+
+    /// Hands out the penalty; the loss with it.
+    fn penalty(
+        &mut self,
+        slices: &Slices,
+        gated: Option<&Gated>,
+        live: &HashMap<ValueId, Var>,
+        loss: Var,
+    ) -> Answer<Var> {
+        let Some(sparse) = self.spec.sparse else { return Ok(loss) };
+        let all = self.spec.layout.parameters.iter().enumerate();
+        let tensors = all.filter_map(|(i, p)| Some((i, *live.get(&p.value)?))).collect();
+        let Some(value) = sparsity::penalised(&mut self.t, sparse.what, slices, &tensors, gated)? else {
+            return Ok(loss);
+        };
+        self.output(value, names::PENALTY);
+        self.t.add(loss, value)
     }
 
     /// The teacher's nodes; values by id.
@@ -285,7 +371,11 @@ impl<'a> Making<'a> {
     fn finish(self, fed: &HashSet<String>) -> Model {
         let spec = self.spec;
         let g = spec.student.graph;
-        let (node, constants) = self.t.finish();
+        let (mut node, constants) = self.t.finish();
+        // tract makes names such as `conv.bias` from those of nodes: they must not be those of tensors.
+        for (i, n) in node.iter_mut().enumerate() {
+            n.name = n.name.as_ref().map(|name| format!("train/node_{i}/{name}"));
+        }
         let own = g.proto.initializer.iter().filter(|t| !fed.contains(t.name())).cloned();
         let teacher = spec.teacher.map(|a| a.graph.proto.initializer.as_slice()).unwrap_or_default();
         let teacher = teacher.iter().map(|t| TensorProto { name: Some(format!("{TEACHER}{}", t.name())), ..t.clone() });
@@ -372,8 +462,10 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
     let data = shared_inputs(spec);
     let mut fed: HashSet<String> = names_of(&spec.layout.parameters).into_iter().collect();
 
+    let slices = spec.sparse.as_ref().map(|s| Slices::new(s, &spec.layout)).transpose()?;
     let mut m = Making::new(spec);
-    let (vectors, live) = m.live().map_err(internal)?;
+    let mut gated = m.gates(slices.as_ref()).map_err(internal)?;
+    let (vectors, live) = m.live(gated.as_mut().zip(slices.as_ref())).map_err(internal)?;
     let f = forward(&mut m.t, spec.student, &live, spec.batch_norms)?;
     let teacher = m.teacher(&data);
     let statistics = statistics(&m.t, &f);
@@ -392,11 +484,17 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
     for (_, weight, value, term) in &terms {
         seeds.push((*value, m.t.scale(term.gradient, *weight).map_err(internal)?));
     }
-    let gradients = backward(&mut m.t, spec.student, &f, &live, &seeds)?;
+    let mut gradients = backward(&mut m.t, spec.student, &f, &live, &seeds)?;
     let missed: HashSet<ValueId> =
         spec.layout.parameters.iter().map(|p| p.value).filter(|v| !gradients.contains_key(v)).collect();
     let mut state = Vec::new();
     if missed.is_empty() {
+        if let (Some(slices), Some(gated)) = (&slices, &gated) {
+            state.extend(m.learn_gates(slices, gated, &mut gradients).map_err(internal)?);
+        }
+        if let Some(slices) = &slices {
+            loss = m.penalty(slices, gated.as_ref(), &live, loss).map_err(internal)?;
+        }
         let mut flat = [None; 2];
         for (v, slot) in flat.iter_mut().enumerate() {
             let mut parts = Vec::new();
@@ -409,7 +507,7 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
                 *slot = Some(m.t.concat(&parts, 0).map_err(internal)?);
             }
         }
-        loss = update(&mut m, vectors, flat, loss).map_err(internal)?;
+        loss = update(&mut m, vectors, flat, slices.as_ref(), loss).map_err(internal)?;
         let new: Vec<Var> = f.follows.iter().map(|&(_, new)| new).collect();
         if state_size > 0 {
             let new = m.t.concat(&new, 0).map_err(internal)?;
@@ -431,7 +529,7 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
     let step = m.finish(&fed);
 
     let mut m = Making::new(spec);
-    let (_, live) = m.live().map_err(internal)?;
+    let (_, live) = m.live(None).map_err(internal)?;
     if state_size > 0 {
         let vector = m.input(names::STATISTICS, &[state_size]);
         m.cut(vector, &parts).map_err(internal)?;
@@ -460,12 +558,19 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
         teacher_logits: taught.is_some(),
         terms: terms_named,
         unreached: Vec::new(),
+        slices,
     };
     Ok((graphs, missed))
 }
 
 /// Clips the gradient and updates both vectors; the loss with the part that decay adds.
-fn update(m: &mut Making, vectors: [Option<Var>; 2], gradients: [Option<Var>; 2], mut loss: Var) -> Answer<Var> {
+fn update(
+    m: &mut Making,
+    vectors: [Option<Var>; 2],
+    gradients: [Option<Var>; 2],
+    slices: Option<&Slices>,
+    mut loss: Var,
+) -> Answer<Var> {
     let spec = m.spec;
     let mut squares = Vec::new();
     for g in gradients.iter().flatten() {
@@ -485,6 +590,7 @@ fn update(m: &mut Making, vectors: [Option<Var>; 2], gradients: [Option<Var>; 2]
         None => None,
     };
     let rates = Rates { lr: m.input(names::LR, &[]), corrections: names::CORRECTIONS.map(|name| m.input(name, &[])) };
+    let mut new = [None; 2];
     for v in 0..2 {
         let (Some(w), Some(mut g)) = (vectors[v], gradients[v]) else { continue };
         let n = [spec.layout.sizes[v]];
@@ -503,9 +609,17 @@ fn update(m: &mut Making, vectors: [Option<Var>; 2], gradients: [Option<Var>; 2]
             let length = m.t.unary("Sqrt", s);
             m.output(length, names::WEIGHT);
         }
-        m.output(stepped.w, &names::next(&names::weights(v)));
+        new[v] = Some(stepped.w);
         for (k, s) in stepped.states.into_iter().enumerate() {
             m.output(s, &names::next(&names::state(v, k)));
+        }
+    }
+    if let (Some(sparse), Some(slices)) = (&spec.sparse, slices) {
+        new = sparsity::proximal(&mut m.t, sparse.what, slices, &spec.layout, new, rates.lr, &spec.update)?;
+    }
+    for (v, w) in new.into_iter().enumerate() {
+        if let Some(w) = w {
+            m.output(w, &names::next(&names::weights(v)));
         }
     }
     Ok(loss)

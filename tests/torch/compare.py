@@ -14,8 +14,8 @@ Rounding alone can exceed that: an element that float32 sees on the other side o
 another gradient. A wrong rule is wrong for all inputs, a kink is met by chance; so several inputs are drawn and each
 parameter's smallest difference counts (inputs of their own, with --inputs, for models that say nothing about noise). And a
 parameter whose gradient PyTorch itself in float32 does not know better (a bias before a normalisation by the batch, untrained
-networks with few samples) may be off by three times what that is off by; if that is more than a tenth, by 0.001 of the largest
-gradient of the model.
+networks with few samples) may be off by three times what that is off by, or, if that is more than a tenth, by 0.001 of the
+largest gradient of the model.
 """
 
 import argparse
@@ -109,8 +109,9 @@ def main():
     names = list(draws[0].offs)
     single = {n: max(d.single[n] for d in draws) for n in names}
     rows = [(min(d.offs[n] for d in draws), n, draws[0].shapes[n]) for n in names]
-    failed = [r for r in rows if single[r[1]] < ROUNDING and not r[0] <= max(LIMIT, NO_WORSE * single[r[1]])]
-    failed += [r for r in rows if single[r[1]] >= ROUNDING and not max(d.of_all[r[1]] for d in draws) <= LIMIT]
+    exact = lambda r: r[0] <= max(LIMIT, NO_WORSE * single[r[1]])
+    nothing = lambda r: single[r[1]] >= ROUNDING and min(d.of_all[r[1]] for d in draws) <= LIMIT
+    failed = [r for r in rows if not exact(r) and not nothing(r)]
     rows = sorted((r for r in rows if single[r[1]] < ROUNDING), reverse=True)
     every = max(max(d.offs[n] for d in draws) for _, n, _ in rows)
     print(

@@ -1,10 +1,9 @@
 """Compares gradients that `examples/gradient.rs` wrote with those of PyTorch's autograd.
 
-    python3 -m venv /tmp/torchenv
-    /tmp/torchenv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
-    /tmp/torchenv/bin/pip install onnx onnxruntime numpy
+    python3 -m venv ENV
+    ENV/bin/pip install torch onnx onnxruntime numpy
     cargo run --release --example gradient -- MODEL OUT.onnx --batch 4 --batch-norms frozen
-    /tmp/torchenv/bin/python tests/torch/compare.py MODEL OUT.onnx --batch-norms frozen
+    ENV/bin/python tests/torch/compare.py MODEL OUT.onnx --batch-norms frozen
 
 For random inputs and random factors r, the gradient of the sum of r · y over all outputs y, with respect to every parameter:
 PyTorch computes it in float64 with an interpreter of its own, OUT.onnx in float32 with ONNX Runtime. The difference at each

@@ -313,9 +313,9 @@ pub fn clip(b: &mut Back, dy: Var) -> Answer<Var> {
         };
         on.push(b.t.binary(op, x, bound)?);
     }
-    let holds = match on.as_slice() {
-        &[one] => one,
-        &[one, two] => b.t.binary("And", one, two)?,
+    let holds = match *on.as_slice() {
+        [one] => one,
+        [one, two] => b.t.binary("And", one, two)?,
         _ => return Ok(dy),
     };
     let on = b.t.to_float(holds);

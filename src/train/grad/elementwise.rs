@@ -108,16 +108,16 @@ impl Gradient for Pow {
         if b.wants(0) {
             let same = |v: &[f64]| v.first().copied().filter(|p| v.iter().all(|q| q == p));
             let dx = match b.cx.val(1).and_then(|v| same(&v.data)) {
-                Some(p) if p == 2.0 => {
+                Some(2.0) => {
                     let slope = b.t.scale(x, 2.0)?;
                     b.t.mul(dy, slope)?
                 }
-                Some(p) if p == 3.0 => {
+                Some(3.0) => {
                     let square = b.t.square(x)?;
                     let slope = b.t.scale(square, 3.0)?;
                     b.t.mul(dy, slope)?
                 }
-                Some(p) if p == 0.5 => {
+                Some(0.5) => {
                     let y = b.y(0)?;
                     let half = b.t.scale(dy, 0.5)?;
                     b.t.div(half, y)?

@@ -174,6 +174,9 @@ pub(super) fn internal(why: Refusal) -> Error {
 /// The teacher's names.
 const TEACHER: &str = "teacher/";
 
+/// The two vectors, and the trained tensors by value.
+type Live = ([Option<Var>; 2], HashMap<ValueId, Var>);
+
 /// A graph in the making.
 struct Making<'a> {
     t: Tape,
@@ -211,7 +214,7 @@ impl<'a> Making<'a> {
     }
 
     /// The trained tensors, from the vectors.
-    fn live(&mut self, mut gates: Option<(&mut Gated, &Slices)>) -> Answer<([Option<Var>; 2], HashMap<ValueId, Var>)> {
+    fn live(&mut self, mut gates: Option<(&mut Gated, &Slices)>) -> Answer<Live> {
         let spec = self.spec;
         let mut live = HashMap::new();
         let mut vectors = [None; 2];

@@ -15,6 +15,8 @@ mod movement;
 mod products;
 #[path = "gradients/reductions.rs"]
 mod reductions;
+#[path = "gradients/zoo.rs"]
+mod zoo;
 
 use common::{Build, env};
 use onnx_prune::train::grad::{BatchNorms, GRADIENTS};
@@ -107,6 +109,83 @@ fn rules_agree_with_central_differences() {
             })
         })
         .collect();
+    assert!(
+        failures.is_empty(),
+        "{} failures\n{}",
+        failures.len(),
+        failures[..failures.len().min(env("SHOW").unwrap_or(5) as usize)].join("\n")
+    );
+}
+
+/// Operators that ONNX Runtime's processor has not, or has in another form than tract.
+const NOT_IN_ORT: &[(&str, &str)] = &[];
+
+/// Cases whose nodes exist in operator sets before 11 too.
+const OLD: &[&str] = &[
+    "Conv",
+    "ConvTranspose",
+    "BatchNormalization",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Softplus",
+    "Softsign",
+    "Exp",
+    "Neg",
+    "Abs",
+    "Log",
+    "Sqrt",
+    "Reciprocal",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "HardSigmoid",
+    "PRelu",
+    "MatMul",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceL2",
+    "Softmax",
+    "Transpose",
+    "Concat",
+    "Split",
+];
+
+/// The nodes that rules write, in every operator set that they write them for.
+#[test]
+fn onnx_runtime_agrees() {
+    use onnx_prune::runtime::{RuntimeChoice, choose};
+    let ort = match choose(RuntimeChoice::Ort, None) {
+        Ok(ort) => ort,
+        Err(e) => return println!("SKIPPED: {e}"),
+    };
+    let draws = env("DRAWS").unwrap_or(8);
+    let mut failures = Vec::new();
+    for (names, make) in cases() {
+        for &name in names.iter().filter(|n| !NOT_IN_ORT.iter().any(|(o, _)| o == *n)) {
+            for seed in 0..draws {
+                let mut b = Build::new(seed);
+                b.dynamic = false;
+                b.opset = match (OLD.contains(&name), seed % 2) {
+                    (true, 0) => b.pick(&[7, 8, 9, 10]),
+                    _ => b.pick(&[11, 13, 17, 18, 20, 21, 22]),
+                };
+                let case = make(&mut b, name);
+                if let Err(e) = harness::agree(&b, &case, &*ort) {
+                    failures.push(format!("{name}, seed {seed}, operator set {}: {e}\n{:?}", b.opset, b.g.node));
+                }
+            }
+        }
+    }
     assert!(
         failures.is_empty(),
         "{} failures\n{}",

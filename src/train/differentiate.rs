@@ -32,6 +32,61 @@ impl Parameter {
     }
 }
 
+/// Operators behind which an exporter leaves a weight: the tensor in front, in another shape or standardised, is what trains.
+const BEFORE_WEIGHTS: &[&str] = &[
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Expand",
+    "Cast",
+    "Pad",
+    "Slice",
+    "BatchNormalization",
+    "InstanceNormalization",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+];
+
+/// The initializer that a weight is made of: itself, or what a few operators that read nothing but constants make it of.
+fn made_of(a: &Analysis, stored: &[bool], value: ValueId) -> Option<ValueId> {
+    let mut v = value;
+    while stored[v.0 as usize] {
+        let node = match a.graph.value(v).origin {
+            Origin::Initializer(_) => return Some(v),
+            Origin::Node(n, 0) => n,
+            _ => return None,
+        };
+        if !BEFORE_WEIGHTS.contains(&a.graph.node(node).op_type()) {
+            return None;
+        }
+        // The larger of two: statistics and gains are small.
+        let size = |v: &ValueId| a.lanes[0].shapes[v.0 as usize].as_ref().map_or(0, |d| d.iter().product::<usize>());
+        let inputs = &a.graph.nodes[node.0 as usize].inputs;
+        let arithmetic = matches!(a.graph.node(node).op_type(), "Add" | "Sub" | "Mul" | "Div");
+        let from =
+            if arithmetic { inputs.iter().flatten().rev().max_by_key(|v| size(v)) } else { inputs.first()?.as_ref() };
+        v = *from?;
+    }
+    None
+}
+
+/// Per value: whether it is an initializer, or computed from nothing else.
+fn stored(a: &Analysis) -> Vec<bool> {
+    let held = |v: &crate::graph::Value| matches!(v.origin, Origin::Initializer(_));
+    let mut all: Vec<bool> = a.graph.values.iter().map(held).collect();
+    for &id in &a.graph.order {
+        let node = &a.graph.nodes[id.0 as usize];
+        let of_constants = node.inputs.iter().flatten().all(|v| all[v.0 as usize]);
+        node.outputs.iter().flatten().for_each(|v| all[v.0 as usize] = of_constants);
+    }
+    all
+}
+
 /// The constants that layers train, in graph order. `freeze`: names of nodes and tensors that stay as they are.
 ///
 /// A constant beside something computed (`Add`, `Mul`) counts when what is computed depends on a trained tensor: what comes
@@ -39,6 +94,7 @@ impl Parameter {
 pub fn parameters(a: &Analysis, freeze: &[Regex]) -> Vec<Parameter> {
     let mut found: BTreeMap<ValueId, Parameter> = BTreeMap::new();
     let mut order = Vec::new();
+    let stored = stored(a);
     let mut depends = vec![false; a.graph.values.len()];
     for &id in &a.graph.order {
         let cx = a.cx(id, 0, &[]);
@@ -48,7 +104,7 @@ pub fn parameters(a: &Analysis, freeze: &[Regex]) -> Vec<Parameter> {
         let mut trains = computed;
         let frozen = freeze.iter().any(|r| r.is_match(&a.graph.name(id)));
         for (slot, kind) in rule.map(|r| r.parameters(&cx)).unwrap_or_default() {
-            let Some(value) = a.graph.input(id, slot) else { continue };
+            let Some(value) = a.graph.input(id, slot).and_then(|v| made_of(a, &stored, v)) else { continue };
             let info = a.graph.value(value);
             let Origin::Initializer(i) = info.origin else { continue };
             let Some(t) = a.graph.proto.initializer.get(i) else { continue };

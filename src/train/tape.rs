@@ -370,6 +370,15 @@ impl Tape {
         if broadcast(&[self.dims(x), to])? != to {
             refuse!("a tensor of shape {:?} does not expand to {to:?}", self.dims(x));
         }
+        if self.opset < 8 {
+            // There was only a list of repeats, one for each axis.
+            let own = self.dims(x).to_vec();
+            let full: Vec<usize> = vec![1; to.len() - own.len()].into_iter().chain(own).collect();
+            let times: Vec<i64> = full.iter().zip(to).map(|(&d, &t)| if d == t { 1 } else { t as i64 }).collect();
+            let wide = self.reshape(x, &full)?;
+            let times = self.ints(&times);
+            return Ok(self.node("Tile", &[wide, times], vec![], to.to_vec()));
+        }
         let shape: Vec<i64> = to.iter().map(|&d| d as i64).collect();
         let shape = self.ints(&shape);
         Ok(self.node("Expand", &[x, shape], vec![], to.to_vec()))

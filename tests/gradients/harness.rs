@@ -37,10 +37,23 @@ fn loss(outputs: &[(String, Array)], seeds: &Point) -> f64 {
     outputs.iter().map(term).sum()
 }
 
-/// Compares the gradients of the model's outputs with respect to all float inputs and the named initializers.
-pub fn check(b: &Build, case: &Case, double: bool) -> Result<(), String> {
-    let (step, tolerance) = if double { DOUBLE } else { SINGLE };
-    let model = b.model();
+/// What enters a case: values, the extents of the inputs, and what to differentiate by.
+struct Setting {
+    point: Point,
+    shapes: Vec<(String, Vec<usize>)>,
+    wrt: Vec<String>,
+    seeds: Point,
+}
+
+impl Setting {
+    fn feed(&self, point: &Point) -> Vec<(String, Array)> {
+        let mut feed: Vec<(String, Array)> = point.iter().map(|(n, a)| (n.clone(), a.clone())).collect();
+        feed.extend(self.seeds.iter().map(|(n, a)| (seed_name(n), a.clone())));
+        feed
+    }
+}
+
+fn setting(b: &Build, case: &Case, double: bool) -> Result<Setting, String> {
     let mut rng = seeded(b.g.node.len() as u64 + 7);
     let mut point = Point::new();
     let mut shapes = Vec::new();
@@ -65,22 +78,50 @@ pub fn check(b: &Build, case: &Case, double: bool) -> Result<(), String> {
         point.insert(t.name().into(), array(a.dims.clone(), a.to_f64(), double));
         wrt.push(t.name().into());
     }
-    let made = vjp(&model, &shapes, &wrt, case.batch_norms, double).map_err(|e| e.to_string())?;
-    let runtime = runtime::embedded().ok_or("no embedded runtime")?;
-    let mut session = runtime.load(&made).map_err(|e| e.to_string())?;
     let mut seeds = Point::new();
     for output in &b.g.output {
         let dims = b.shape(output.name());
         let r = (0..dims.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect();
         seeds.insert(output.name().into(), array(dims, r, double));
     }
+    Ok(Setting { point, shapes, wrt, seeds })
+}
+
+/// Whether a runtime computes the same gradients in `float32` as the embedded one.
+pub fn agree(b: &Build, case: &Case, other: &dyn runtime::Runtime) -> Result<(), String> {
+    let s = setting(b, case, false)?;
+    let made = vjp(&b.model(), &s.shapes, &s.wrt, case.batch_norms, false).map_err(|e| e.to_string())?;
+    let feed = s.feed(&s.point);
+    let run = |r: &dyn runtime::Runtime| {
+        let mut session = r.load(&made).map_err(|e| e.to_string())?;
+        session.run(&feed).map_err(|e| e.to_string())
+    };
+    let embedded = runtime::embedded().ok_or("no embedded runtime")?;
+    for ((name, one), (_, two)) in run(embedded)?.iter().zip(&run(other)?) {
+        let (one, two) = (values(one), values(two));
+        let scale = one.iter().fold(1.0f64, |m, v| m.max(v.abs()));
+        let off = one.iter().zip(&two).map(|(x, y)| (x - y).abs()).fold(0.0f64, f64::max);
+        if one.len() != two.len() || off.is_nan() || off > SINGLE.1 * scale {
+            return Err(format!("{name}: {} says {two:?}, {} {one:?}", other.name(), embedded.name()));
+        }
+    }
+    Ok(())
+}
+
+/// Compares the gradients of the model's outputs with respect to all float inputs and the named initializers.
+pub fn check(b: &Build, case: &Case, double: bool) -> Result<(), String> {
+    let (step, tolerance) = if double { DOUBLE } else { SINGLE };
+    let s = setting(b, case, double)?;
+    let (point, wrt, seeds) = (&s.point, &s.wrt, &s.seeds);
+    let made = vjp(&b.model(), &s.shapes, wrt, case.batch_norms, double).map_err(|e| e.to_string())?;
+    let runtime = runtime::embedded().ok_or("no embedded runtime")?;
+    let mut session = runtime.load(&made).map_err(|e| e.to_string())?;
     let mut run = |point: &Point| -> Result<Vec<(String, Array)>, String> {
-        let mut feed: Vec<(String, Array)> = point.iter().map(|(n, a)| (n.clone(), a.clone())).collect();
-        feed.extend(seeds.iter().map(|(n, a)| (seed_name(n), a.clone())));
+        let feed = s.feed(point);
         Session::run(session.as_mut(), &feed).map_err(|e| e.to_string())
     };
-    let all = run(&point)?;
-    for name in &wrt {
+    let all = run(point)?;
+    for name in wrt {
         let wanted = gradient_name(name);
         let (_, g) = all.iter().find(|(n, _)| *n == wanted).ok_or_else(|| format!("no output {wanted}"))?;
         let (g, x) = (values(g), values(&point[name]));
@@ -96,7 +137,7 @@ pub fn check(b: &Build, case: &Case, double: bool) -> Result<(), String> {
                 let mut point = point.clone();
                 let dims = point[name].dims.clone();
                 point.insert(name.clone(), array(dims, x, double));
-                run(&point).map(|y| loss(&y, &seeds))
+                run(&point).map(|y| loss(&y, seeds))
             };
             let measured = (moved(step)? - moved(-step)?) / (2.0 * step);
             let off = (measured - g[i]).abs();

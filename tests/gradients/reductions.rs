@@ -36,7 +36,9 @@ fn pool(b: &mut Build, op: &str) -> Case {
     let x = b.input(&[&[2, 2], size.as_slice()].concat());
     let mut attrs = vec![("kernel_shape", A::list(&kernel)), ("strides", A::list(&strides))];
     let average = op == "AveragePool";
-    match b.r(0, 3) {
+    // Dilations and ceil_mode came with operator set 10.
+    let newer = if b.opset < 10 { 1 } else { 3 };
+    match b.r(0, newer) {
         0 => attrs.push(("auto_pad", A::S(b.pick(&["SAME_UPPER", "SAME_LOWER"])))),
         1 => {
             let pads: Vec<usize> = (0..2 * rank).map(|i| b.r(0, kernel[i % rank] / 2)).collect();

@@ -8,7 +8,10 @@ use onnx_prune::onnx::{self, Model};
 use onnx_prune::plan::Budget;
 use onnx_prune::prune::{self, Options};
 use onnx_prune::report::html::{Page, Provenance, page};
-use onnx_prune::report::{PruneReport, json};
+use onnx_prune::report::{PruneReport, json, train_plot};
+use onnx_prune::train::history::{
+    Epoch, Held, History, SparsityState, Stop, StopReason, TRAIN_SCHEMA_VERSION, Trained,
+};
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 use serde_json::Value;
@@ -289,6 +292,100 @@ fn three_hundred_layers_fit_on_a_page() {
     sound(&html);
     assert!(html.len() < 400_000, "{}", html.len());
     assert!(sound(&page(&Page::default()).unwrap()).contains("No limits"));
+}
+
+/// A run as it might be, of so many epochs.
+fn history(epochs: usize, sparse: bool) -> History {
+    let held = |loss: f64, top1: f64| Held { loss, metric: Some(top1), metric_name: Some("top1".into()) };
+    let epoch = |i: usize| {
+        let t = i as f64 / epochs as f64;
+        let wave = (i as f64 * 1.7).sin() * 0.02;
+        let (label, taught) = (0.35 + 1.6 * (-4.0 * t).exp() + wave, 0.12 + 0.9 * (-3.0 * t).exp());
+        let penalty = if sparse { 0.25 * (1.0 - 0.7 * t) } else { 0.0 };
+        let mut terms = vec![("label".to_owned(), label), ("teacher".to_owned(), taught)];
+        terms.extend(sparse.then(|| ("penalty".to_owned(), penalty)));
+        let hill = |x: f64, at: f64, width: f64| (-((x - at) / width).powi(2)).exp();
+        let edges: Vec<f64> = (0..=24).map(|k| -6.0 + 0.25 * f64::from(k)).collect();
+        let bin = |e: &f64| {
+            let low = 60.0 * t * hill(e + 0.125, -0.8 - 4.0 * t, 0.5);
+            (low + (90.0 - 50.0 * t) * hill(e + 0.125, -0.4, 0.35)).round() as u64
+        };
+        let histogram = edges.iter().take(24).map(bin).collect();
+        let state = SparsityState { removable_share: 0.45 * t * t, histogram, edges, penalty };
+        Epoch {
+            epoch: i,
+            step: 56 * i,
+            lr: 0.025 * (1.0 + (std::f64::consts::PI * t).cos()),
+            loss: label + taught + penalty,
+            terms: terms.into_iter().collect(),
+            gradient_norm: 2.0 * (-t).exp(),
+            weight_norm: 21.3 - t,
+            held: Some(held(0.5 + 1.2 * (-4.0 * t).exp() + 2.0 * wave, 0.905 - 0.3 * (-4.0 * t).exp() + wave / 2.0)),
+            sparsity: sparse.then_some(state),
+            seconds: 4.7,
+        }
+    };
+    let kind = |kind: &str, tensors, elements| Trained { kind: kind.into(), tensors, elements };
+    let options = [("lr", "0.05"), ("schedule", "cosine"), ("optimiser", "sgd"), ("augment", "flip,crop=2")];
+    History {
+        schema_version: TRAIN_SCHEMA_VERSION,
+        tool: "onnx-prune".into(),
+        model: "net.pruned.onnx".into(),
+        teacher: Some("net.onnx".into()),
+        written: Some("net.trained.onnx".into()),
+        runtime: "ONNX Runtime 1.32.0 on cpu".into(),
+        options: options.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        trained: vec![kind("weights of Conv", 9, 11_232), kind("scales and biases", 18, 448)],
+        samples: 1800,
+        held_back: 200,
+        batch: 32,
+        steps_per_epoch: 56,
+        before: Some(held(1.9, 0.585)),
+        epochs: (1..=epochs).map(epoch).collect(),
+        best_epoch: Some(epochs - 1),
+        stopped: None,
+        notes: vec!["the last 8 samples of an epoch do not fill a batch".into()],
+        seconds: 4.9 * epochs as f64,
+    }
+}
+
+#[test]
+fn a_training_run_shows_what_changed() {
+    let mut h = history(15, false);
+    let reproduce = Provenance::here(vec!["onnx-prune".into(), "train".into(), "net.pruned.onnx".into()]);
+    let of = |h: &History| page(&Page { training: Some(h), reproduce: reproduce.clone(), ..Page::default() }).unwrap();
+    let html = of(&h);
+    keep("train.html", &html);
+    let said = sound(&html);
+    let order = ["id=\"progress\"", "id=\"epochs\"", "id=\"trained\"", "id=\"notes\"", "id=\"reproduce\""];
+    first(&html, &["<h1>net.pruned.onnx → net.trained.onnx</h1>", "</span> Improved</h2>"]);
+    first(&html, &order);
+    assert!(
+        said.contains("Epoch 14 of 15 kept: top1 58.50 % → 88.81 %, loss 1.900 → 0.4898 on the held-back samples."),
+        "{said}"
+    );
+    for e in &h.epochs {
+        assert!(said.contains(&format!("{:.2} %", 100.0 * e.held.as_ref().unwrap().metric.unwrap())), "{}", e.epoch);
+    }
+    assert!(said.contains("was 58.50 %") && said.contains("11.7 k") && !html.contains("id=\"sparsity\""), "{said}");
+    h.epochs[13].held = Some(Held { loss: 2.5, metric: Some(0.585), metric_name: Some("top1".into()) });
+    first(&of(&h), &["</span> No improvement</h2>", "1.900 → 2.500"]);
+    let words = "the loss is not finite in step 140: gradient of \"<conv>\"".to_owned();
+    h.stopped = Some(Stop { reason: StopReason::Diverged, words });
+    h.epochs[14].loss = f64::NAN;
+    let html = of(&h);
+    sound(&html);
+    first(&html, &["</span> Diverged</h2>", "The loss is not finite in step 140"]);
+
+    let html = of(&history(60, true));
+    keep("train-sparse.html", &html);
+    let said = sound(&html);
+    first(&html, &["</span> Trained</h2>", "id=\"progress\"", "id=\"sparsity\"", "<details"]);
+    assert!(said.contains("43.5 % of the prunable channels can go (after epoch 1: 0.0 %)"), "{said}");
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("train.svg"), train_plot::svg(&history(60, true)).unwrap())
+        .unwrap();
+    // Nothing at all is still a page.
+    sound(&of(&History::default()));
 }
 
 #[test]

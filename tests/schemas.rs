@@ -4,6 +4,9 @@ mod build;
 
 use build::run::{files, fixture, ok, run, with_net};
 use onnx_prune::report::schema::{Document, documents};
+use onnx_prune::train::history::{
+    Epoch, Held, History, SparsityState, Stop, StopReason, TRAIN_SCHEMA_VERSION, Trained,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -196,6 +199,35 @@ fn what_onnx_runtime_adds() {
     let report = json(&dir, "b.json");
     assert!(report["profile"][0]["operators"][0].is_object() && report["rows"][1]["copies"].is_object(), "{report}");
     holds("bench", &report);
+}
+
+/// What a training run tells, with everything that may be absent.
+#[test]
+fn what_training_tells() {
+    let held = Some(Held { loss: 0.25, metric: Some(0.9), metric_name: Some("top1".into()) });
+    let edges = vec![-1.0, -0.5, 0.0];
+    let sparsity = Some(SparsityState { removable_share: 0.5, edges, histogram: vec![3, 3], penalty: 0.1 });
+    let terms = [("label".to_owned(), 0.5)].into();
+    let epoch =
+        Epoch { epoch: 1, step: 7, lr: 0.1, loss: f64::NAN, terms, held: held.clone(), sparsity, ..Epoch::default() };
+    let h = History {
+        schema_version: TRAIN_SCHEMA_VERSION,
+        tool: "onnx-prune".into(),
+        teacher: Some("net.onnx".into()),
+        written: Some("net.trained.onnx".into()),
+        options: [("lr".to_owned(), "0.1".to_owned())].into(),
+        trained: vec![Trained { kind: "weights of Conv".into(), tensors: 3, elements: 900 }],
+        before: held,
+        epochs: vec![epoch],
+        best_epoch: Some(1),
+        stopped: Some(Stop { reason: StopReason::NoProgress, words: "no better since epoch 1".into() }),
+        notes: vec!["a note".into()],
+        ..History::default()
+    };
+    let full = serde_json::to_value(&h).unwrap();
+    assert!(full["epochs"][0]["loss"].is_null() && full["stopped"]["reason"] == "no-progress", "{full}");
+    holds("train", &full);
+    holds("train", &serde_json::to_value(History { schema_version: 1, ..History::default() }).unwrap());
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub mod sensitivity_text;
 pub mod summary_terminal;
 pub mod terminal;
 pub mod text;
+pub mod train_plot;
+pub mod train_text;
 pub mod why_terminal;
 
 use crate::channels::Pin;

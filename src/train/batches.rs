@@ -183,7 +183,8 @@ impl Batches {
 
     /// The batches from a step on, epoch after epoch without an end, of which a thread prepares the next while one is used.
     ///
-    /// After an error there is nothing more. Dropping it stops the thread.
+    /// After an error there is nothing more. Dropping it stops the thread. Not for a thread of rayon's pool, which the other
+    /// one needs for its work.
     pub fn ahead(&self, (epoch, step): (usize, usize)) -> Ahead {
         // One that waits, and one that is being made.
         let (sender, receiver) = sync_channel(1);

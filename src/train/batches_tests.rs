@@ -149,9 +149,9 @@ fn channels_last_is_channels_first_turned() {
     });
     assert_eq!((&first.samples, &first.mix), (&last.samples, &last.mix));
     let (a, b) = (floats(&first), floats(&last));
-    for at in 0..a.len() {
+    for (at, x) in a.iter().enumerate() {
         let (i, c, p) = (at / 60, at % 60 / 20, at % 20);
-        assert_eq!(a[at].to_bits(), b[i * 60 + p * 3 + c].to_bits());
+        assert_eq!(x.to_bits(), b[i * 60 + p * 3 + c].to_bits());
     }
 }
 

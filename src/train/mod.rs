@@ -12,6 +12,8 @@ pub mod differentiate;
 pub mod fixed;
 pub mod grad;
 mod held;
+pub mod history;
+mod in_use;
 pub mod loss;
 pub mod optimizer;
 mod output;

@@ -1,7 +1,7 @@
 //! One page for what a run found: a file of HTML that needs nothing else, neither scripts nor a network.
 //!
-//! [`page`] puts a [`Page`] into `templates/report.html`. What is told is decided in `sections.rs` and `accuracy.rs`, the verdict in
-//! `verdict.rs`, the pictures are drawn in `plot.rs`, and the style is in `templates/report.css`. The template escapes all
+//! [`page`] puts a [`Page`] into `templates/report.html`. What is told is decided in `sections.rs`, `accuracy.rs` and `training.rs`, the
+//! verdict in `verdict.rs`, the pictures are drawn in `plot.rs` and `training_plot.rs`, and the style is in `templates/report.css`. The template escapes all
 //! text; only pictures are put in as they are, and those escape their own. The page is well-formed XML too. The same [`Page`]
 //! gives the same bytes.
 
@@ -10,9 +10,12 @@ mod part;
 mod plot;
 mod sections;
 mod thumbs;
+mod training;
+mod training_plot;
 mod verdict;
 
 pub use thumbs::{Thumbnail, thumbnails};
+pub(super) use training_plot::{Panel, panels};
 
 use super::PruneReport;
 use crate::error::{Error, Result};
@@ -20,6 +23,7 @@ use crate::evaluate::bench::BenchReport;
 use crate::evaluate::check::CheckReport;
 use crate::evaluate::diff::{Diff, Models};
 use crate::evaluate::machine::Machine;
+use crate::train::history::History;
 use askama::Template;
 use part::{Block, Section};
 use verdict::Verdict;
@@ -33,6 +37,8 @@ pub struct Page<'a> {
     pub prune: Option<&'a PruneReport>,
     /// A check; brings its own accuracy and latency, unless they are given here.
     pub check: Option<&'a CheckReport>,
+    /// A training run.
+    pub training: Option<&'a History>,
     /// A comparison on data.
     pub accuracy: Option<&'a Diff>,
     /// Measured times.
@@ -92,6 +98,9 @@ impl<'a> Page<'a> {
         if let Some(p) = self.prune {
             let written = Some(p.pruned.path.as_str()).filter(|path| !path.is_empty());
             return std::iter::once(p.original.path.as_str()).chain(written).collect();
+        }
+        if let Some(t) = self.training {
+            return std::iter::once(t.model.as_str()).chain(t.written.as_deref()).collect();
         }
         if let Some(m) = self.models() {
             return vec![&m.original.path, &m.pruned.path];

@@ -10,11 +10,11 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Colours that stand for variables of the style sheet.
-const INK: RGBColor = RGBColor(1, 2, 1);
-const LINE: RGBColor = RGBColor(1, 2, 2);
-const BEFORE: RGBColor = RGBColor(1, 2, 3);
-const AFTER: RGBColor = RGBColor(1, 2, 4);
-const CUT: RGBColor = RGBColor(1, 2, 5);
+pub(super) const INK: RGBColor = RGBColor(1, 2, 1);
+pub(super) const LINE: RGBColor = RGBColor(1, 2, 2);
+pub(super) const BEFORE: RGBColor = RGBColor(1, 2, 3);
+pub(super) const AFTER: RGBColor = RGBColor(1, 2, 4);
+pub(super) const CUT: RGBColor = RGBColor(1, 2, 5);
 const NAMES: [(&str, &str); 5] = [
     ("#010201", "var(--ink)"),
     ("#010202", "var(--line)"),
@@ -24,14 +24,20 @@ const NAMES: [(&str, &str); 5] = [
 ];
 
 /// Wide enough for the figures, narrow enough that text can be read when it is shrunk to a phone.
-const WIDTH: u32 = 440;
+pub(super) const WIDTH: u32 = 440;
 const FONT: (&str, i32) = ("sans-serif", 12);
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// Draws, and finishes. `id` is unique on the page.
-fn picture(id: &str, height: u32, title: &str, about: &str, draw: impl FnOnce(&Area) -> Drawn) -> Result<String> {
+pub(super) fn picture(
+    id: &str,
+    height: u32,
+    title: &str,
+    about: &str,
+    draw: impl FnOnce(&Area) -> Drawn,
+) -> Result<String> {
     let mut out = String::new();
     let area = SVGBackend::with_string(&mut out, (WIDTH, height)).into_drawing_area();
     let drawn = draw(&area).and_then(|()| Ok(area.present()?));
@@ -56,7 +62,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn style(anchor: (HPos, VPos)) -> TextStyle<'static> {
+pub(super) fn style(anchor: (HPos, VPos)) -> TextStyle<'static> {
     TextStyle::from(FONT).color(&INK).pos(Pos::new(anchor.0, anchor.1))
 }
 
@@ -80,6 +86,8 @@ macro_rules! axes {
             .draw()
     };
 }
+
+pub(super) use axes;
 
 /// Channels before (the whole bar) and after (its filled part), one bar a group.
 pub(super) fn channels(groups: &[GroupReport]) -> Result<String> {

@@ -8,6 +8,7 @@ use super::accuracy::{self, VIEW};
 use super::part::{Block, Cell, Figure, Gallery, Item, Section, Table, capital, from_view, sentence};
 use super::plot::{self, Span};
 use super::thumbs::{self, BROKEN, FIXED, WORST};
+use super::training;
 use super::{Page, Provenance};
 use crate::channels::Pin;
 use crate::error::Result;
@@ -30,7 +31,7 @@ pub(super) struct Size {
 
 /// All sections that have something to say.
 pub(super) fn all(page: &Page) -> Result<Vec<Section>> {
-    let mut out = Vec::new();
+    let mut out = page.training.map_or(Ok(Vec::new()), training::sections)?;
     let mut add = |id, heading, blocks: Vec<Block>| {
         if !blocks.is_empty() {
             out.push(Section { id, heading, blocks });
@@ -355,6 +356,7 @@ fn notes(page: &Page) -> Vec<Block> {
         out.push(Block::Fact("Verified".into(), sentence(&proof)));
         out.extend(p.notes.iter().map(|n| Block::Text(sentence(n))));
     }
+    out.extend(page.training.iter().flat_map(|t| &t.notes).map(|n| Block::Text(sentence(n))));
     out.extend(page.check.iter().flat_map(|c| &c.notes).map(|n| Block::Text(sentence(n))));
     out.extend(page.diff().iter().flat_map(|d| &d.notes).map(|n| Block::Text(sentence(n))));
     let bench = page.bench();
@@ -374,6 +376,8 @@ fn reproduce(page: &Page) -> Vec<Block> {
         rows.push(vec![Cell::text("Data"), Cell::code(d.data.clone())]);
     } else if let Some(b) = page.bench() {
         rows.push(vec![Cell::text("Runtime"), Cell::text(runtime(b))]);
+    } else if let Some(t) = page.training {
+        rows.push(vec![Cell::text("Runtime"), Cell::text(t.runtime.clone())]);
     }
     if machine.cores > 0 {
         rows.push(vec![Cell::text("Machine"), Cell::text(described(machine))]);

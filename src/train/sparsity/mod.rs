@@ -29,9 +29,10 @@ mod nodes;
 mod score;
 mod slices;
 
+pub use crate::train::history::SparsityState;
 pub(super) use gates::{Gates, begin, update};
 pub(super) use nodes::{Gated, gradient_of_gates, penalised, proximal, weights};
-pub use score::{REMOVABLE, SparsityState, measure};
+pub use score::{REMOVABLE, measure};
 pub(super) use slices::Slices;
 
 use crate::prune::Traced;

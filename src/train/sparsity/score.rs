@@ -7,27 +7,13 @@ use crate::graph::Graph;
 use crate::onnx::Model;
 use crate::prune::{DEFAULT_CRITERION, FALLBACK_CRITERION, analyse};
 use crate::score::{Aggregate, Normalize, ScoreContext, score_all};
-use serde::{Deserialize, Serialize};
+use crate::train::history::SparsityState;
 
 /// A channel whose score is below this share of the largest in its group is removable.
 pub const REMOVABLE: f64 = 0.01;
 
 /// The lowest edge of the histogram, and the width of its bins, in decades.
 const BINS: (f64, f64) = (-6.0, 0.5);
-
-/// How far channels have become removable.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SparsityState {
-    /// Share of the prunable channels whose score is under 1 % of the largest in their group.
-    pub removable_share: f64,
-    /// Ends of the bins, ascending, one more than there are bins: the decimal logarithm of a channel's score relative to the
-    /// largest in its group, so 0 is the largest. The first bin has all that are lower too.
-    pub edges: Vec<f64>,
-    /// Channels in each bin.
-    pub histogram: Vec<u64>,
-    /// Value of the penalty that makes them so, as it enters the loss: the mean over the steps.
-    pub penalty: f64,
-}
 
 /// Scores all prunable channels of a model as pruning without data does, relative to the largest in each group.
 ///

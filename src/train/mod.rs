@@ -13,6 +13,7 @@ pub mod fixed;
 pub mod grad;
 mod held;
 pub mod history;
+mod in_use;
 pub mod loss;
 pub mod optimizer;
 mod output;

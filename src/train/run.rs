@@ -8,12 +8,13 @@ use super::fixed::fix;
 use super::grad::{BatchNorms, Kind};
 use super::held::{Held, Judged};
 use super::history::{Epoch, Held as HeldFigures, History, Stop, StopReason, TRAIN_SCHEMA_VERSION, Trained as Parts};
+use super::in_use::InUse;
 use super::loss::Losses;
 use super::optimizer::Update;
 use super::output;
 use super::pairs::{self, Kept};
 use super::schedule::Schedule;
-use super::sparsity::{self, Gates, Sparse, Sparsity};
+use super::sparsity::{Gates, Sparse, Sparsity};
 use super::step::{Graphs, Layout, Spec, build, names};
 use super::targets::Targets;
 use crate::canon;
@@ -324,25 +325,6 @@ fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Optio
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// From the state to the model that it means.
-struct InUse<'a> {
-    flat: &'a Model,
-    layout: &'a Layout,
-    graphs: &'a Graphs,
-    gates: Option<Gates<'a>>,
-}
-
-impl InUse<'_> {
-    /// The state with gates folded in.
-    fn state(&self, state: &Feed) -> Result<Feed> {
-        self.gates.as_ref().map_or_else(|| Ok(state.clone()), |g| g.folded(state, self.layout))
-    }
-
-    fn model(&self, folded: &Feed) -> Result<Model> {
-        output::model(self.flat, self.layout, self.graphs, folded)
-    }
-}
-
 struct Run<'a> {
     o: &'a Options,
     graphs: &'a Graphs,
@@ -428,18 +410,13 @@ impl Run<'_> {
             (self.watch)(&Event::Step(progress.step, all, loss));
             if progress.step % per == 0 {
                 let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
-                let mut state = carried.state()?;
-                if let Some(gates) = &self.in_use.gates {
-                    state = gates.complete(state, &progress.closed);
-                }
+                let state = self.in_use.complete(carried.state()?, &progress.closed);
                 let used = self.in_use.state(&state)?;
                 if let Some(judge) = &mut self.judge {
                     result.held = Some(figures(&judge.judge(&used)?, judge.metric));
                 }
-                if self.in_use.gates.is_some() {
-                    let penalty = progress.sums.get(names::PENALTY).map_or(0.0, |s| s / per as f64);
-                    result.sparsity = Some(sparsity::measure(&self.in_use.model(&used)?, penalty)?);
-                }
+                let penalty = progress.sums.get(names::PENALTY).map_or(0.0, |s| s / per as f64);
+                result.sparsity = self.in_use.sparsity(&used, penalty)?;
                 result.seconds = epoch_began.elapsed().as_secs_f64();
                 epoch_began = Instant::now();
                 progress.sums.clear();

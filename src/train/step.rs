@@ -4,13 +4,15 @@
 //! vectors; the state of the optimiser and the running statistics of batch normalisations go along. A second graph computes
 //! the same losses without training.
 
+mod sparse;
+
 use super::differentiate::{Forward, Parameter, backward, forward, prefixed};
 use super::fixed::value_info;
 use super::grad::BatchNorms;
 use super::loss::{self, Losses, Term};
 use super::optimizer::{Rates, Update};
 use super::pairs::Pair;
-use super::sparsity::{self, Gated, Kind, Slices, Sparse};
+use super::sparsity::{self, Gated, Slices, Sparse};
 use super::tape::{Tape, Var};
 use crate::canon::Analysis;
 use crate::error::{Error, Result};
@@ -20,9 +22,8 @@ use crate::onnx::proto::{GraphProto, ModelProto, TensorProto, ValueInfoProto, te
 use crate::onnx::tensor;
 use crate::ops::{Answer, Refusal};
 use crate::rewrite::Names;
-use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Data, input_specs};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 /// Names of what enters and leaves.
 pub mod names {
@@ -174,6 +175,9 @@ pub(super) fn internal(why: Refusal) -> Error {
 /// The teacher's names.
 const TEACHER: &str = "teacher/";
 
+/// The two vectors, and the trained tensors by value.
+type Live = ([Option<Var>; 2], HashMap<ValueId, Var>);
+
 /// A graph in the making.
 struct Making<'a> {
     t: Tape,
@@ -211,7 +215,7 @@ impl<'a> Making<'a> {
     }
 
     /// The trained tensors, from the vectors.
-    fn live(&mut self, mut gates: Option<(&mut Gated, &Slices)>) -> Answer<([Option<Var>; 2], HashMap<ValueId, Var>)> {
+    fn live(&mut self, mut gates: Option<(&mut Gated, &Slices)>) -> Answer<Live> {
         let spec = self.spec;
         let mut live = HashMap::new();
         let mut vectors = [None; 2];
@@ -235,61 +239,6 @@ impl<'a> Making<'a> {
             }
         }
         Ok((vectors, live))
-    }
-
-    /// The gates of channels, if this kind of sparse training has some.
-    fn gates(&mut self, slices: Option<&Slices>) -> Answer<Option<Gated>> {
-        let (Some(sparse), Some(slices)) = (self.spec.sparse, slices) else { return Ok(None) };
-        if !sparse.what.kind.has_gates() {
-            return Ok(None);
-        }
-        let gates = self.input(names::GATES, &[slices.channels]);
-        let learns = sparse.what.kind == Kind::L0;
-        let noise = learns.then(|| self.input(names::GATE_NOISE, &[slices.channels]));
-        Gated::new(&mut self.t, gates, noise).map(Some)
-    }
-
-    /// Takes the gates out of the gradients, and has them learn. Gives the state that they begin with.
-    fn learn_gates(&mut self, slices: &Slices, gated: &Gated, gradients: &mut BTreeMap<ValueId, Var>) -> Answer<Feed> {
-        let (Some(sparse), layout) = (self.spec.sparse, &self.spec.layout) else { return Ok(Feed::new()) };
-        let t = &mut self.t;
-        let Some(g) = sparsity::gradient_of_gates(t, sparse.what.value, slices, layout, gated, gradients)? else {
-            let squares = sparsity::weights(t, slices, gated.whole())?;
-            self.output(squares, names::SLICES);
-            return Ok(Feed::new());
-        };
-        let n = [slices.channels];
-        let gates = self.t.existing(names::GATES, &n);
-        let update = sparsity::update();
-        let rates = Rates {
-            lr: self.input(names::GATE_LR, &[]),
-            corrections: names::GATE_CORRECTIONS.map(|name| self.input(name, &[])),
-        };
-        let states: Vec<Var> = (0..update.states()).map(|k| self.input(&names::gate_state(k), &n)).collect();
-        let stepped = update.write(&mut self.t, gates, g, &states, rates, false)?;
-        self.output(stepped.w, &names::next(names::GATES));
-        for (k, s) in stepped.states.into_iter().enumerate() {
-            self.output(s, &names::next(&names::gate_state(k)));
-        }
-        Ok(sparsity::begin(slices))
-    }
-
-    /// Hands out the penalty; the loss with it.
-    fn penalty(
-        &mut self,
-        slices: &Slices,
-        gated: Option<&Gated>,
-        live: &HashMap<ValueId, Var>,
-        loss: Var,
-    ) -> Answer<Var> {
-        let Some(sparse) = self.spec.sparse else { return Ok(loss) };
-        let all = self.spec.layout.parameters.iter().enumerate();
-        let tensors = all.filter_map(|(i, p)| Some((i, *live.get(&p.value)?))).collect();
-        let Some(value) = sparsity::penalised(&mut self.t, sparse.what, slices, &tensors, gated)? else {
-            return Ok(loss);
-        };
-        self.output(value, names::PENALTY);
-        self.t.add(loss, value)
     }
 
     /// The teacher's nodes; values by id.

@@ -11,7 +11,7 @@
 //! * `group-lasso` adds `λ · Σ_c √n_c · ‖w_c‖`, with `w_c` all trained slices of channel `c` in all coupled layers and `n_c`
 //!   their number of elements (Yuan and Lin, "Model selection and estimation in regression with grouped variables", 2006).
 //!   After each step `w_c ← w_c · max(0, 1 − s·λ·√n_c / ‖w_c‖)`. An element that belongs to two channels, as one between two
-//!   layers' channels does, gets both factors.
+//!   layers' channels does, gets both factors; one that a channel has on two axes counts twice in its norm.
 //! * `l0` adds `λ` times the expected share of open channels. Each channel has a gate with a parameter `a`; in training
 //!   `z = clip(σ((ln u − ln(1 − u) + a)/b)·(ζ − g) + g, 0, 1)` with `u` uniform noise, `b = 2/3`, `g = −0.1`, `ζ = 1.1`, which is
 //!   open with probability `σ(a − b·ln(−g/ζ))`, and in use `z = clip(σ(a)·(ζ − g) + g, 0, 1)` (Louizos et al., "Learning Sparse
@@ -29,6 +29,7 @@ mod nodes;
 mod score;
 mod slices;
 
+pub use crate::train::history::SparsityState;
 pub(super) use gates::{Gates, begin, update};
 pub(super) use nodes::{Gated, gradient_of_gates, penalised, proximal, weights};
 pub use score::{REMOVABLE, measure};

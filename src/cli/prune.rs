@@ -12,6 +12,7 @@ use super::quality::QualityArgs;
 use super::report::{self, FormArgs};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use super::speed::{At, SpeedArgs};
+use super::train::TrainArgs;
 use super::{Common, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
@@ -145,6 +146,12 @@ pub struct PruneArgs {
     #[arg(long, help_heading = "Repair and check")]
     no_verify: bool,
 
+    /// Train for so many epochs after each of the --steps rounds, with the original as the teacher, on all samples of --data
+    /// (no labels needed). Each round cuts a part of the budget and repairs it
+    #[arg(long, value_name = "EPOCHS", value_parser = parse::at_least_one, help_heading = "Repair and check")]
+    finetune: Option<usize>,
+    #[command(flatten)]
+    train: TrainArgs,
     #[command(flatten)]
     quality: QualityArgs,
     #[command(flatten)]

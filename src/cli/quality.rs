@@ -68,6 +68,8 @@ pub struct Means {
     pub calibration: Option<Arc<Calibration>>,
     /// Measures.
     pub quality: Option<Quality>,
+    /// All that may be trained on: what calibrates, and where nothing of the same source measures, the rest of it.
+    pub fit: Option<Dataset>,
 }
 
 impl MetricArgs {
@@ -92,7 +94,7 @@ impl MetricArgs {
                            --eval-command";
                 return Err(Error::Usage(why.into()).into());
             }
-            return Ok(Means { calibration: None, quality: self.command(model)? });
+            return Ok(Means { calibration: None, quality: self.command(model)?, fit: None });
         };
         let open = |path: &Path, o: &DataOptions| Dataset::open(path, model, o).map_err(|e| in_file(e, path));
         let most = options.samples.unwrap_or(SAMPLES);
@@ -116,6 +118,11 @@ impl MetricArgs {
             let measure = measure.map(|p| open(p, &DataOptions { samples: None, ..options.clone() })).transpose()?;
             (open(&from, &DataOptions { samples: Some(most), ..options.clone() })?, measure)
         };
+        let fit = if measure.is_some() && self.eval_data.is_none() {
+            calibrate.clone()
+        } else {
+            open(&from, &DataOptions { samples: None, ..options.clone() })?
+        };
         // Calibration runs small parts of the model, many times.
         let measuring = device.map(|d| choose_with(&runtime.on(d))).transpose()?;
         let runtime = choose(runtime.runtime.into(), runtime.ort_lib.as_deref())?;
@@ -129,7 +136,11 @@ impl MetricArgs {
         let calibrate = if few { calibrate.batched(size) } else { calibrate };
         let batches = (0..calibrate.batches()).map(|k| calibrate.batch(k)).collect::<Result<Vec<_>, Error>>();
         let batches = batches.map_err(|e| in_file(e, &from))?;
-        Ok(Means { calibration: Some(Arc::new(Calibration::new(batches, runtime).seeded(seed))), quality })
+        Ok(Means {
+            calibration: Some(Arc::new(Calibration::new(batches, runtime).seeded(seed))),
+            quality,
+            fit: Some(fit),
+        })
     }
 
     /// Whether a command measures.

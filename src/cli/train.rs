@@ -105,6 +105,25 @@ pub struct TrainArgs {
 }
 
 impl TrainArgs {
+    /// A flag that was given, for commands that train only when asked to.
+    pub fn given(&self) -> Option<&'static str> {
+        let usual = (self.schedule, self.optimizer, self.batch_norm, self.augment)
+            == (Course::default(), Optimizer::default(), BatchNorms::default(), Augment::default());
+        let flags = [
+            ("lr", self.lr.is_some()),
+            ("clip", self.clip.is_some()),
+            ("weight-decay", self.weight_decay > 0.0),
+            ("decay", self.decay.is_some()),
+            ("no-decay", !self.no_decay.is_empty()),
+            ("freeze", !self.freeze.is_empty()),
+            ("loss", self.loss.is_some()),
+            ("match", self.matched.is_some()),
+            ("patience", self.patience.is_some()),
+            ("schedule, --optimizer, --batch-norm or --augment", !usual),
+        ];
+        flags.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+
     /// The library's options.
     pub fn options(&self, epochs: usize, batch: Option<usize>, seed: u64) -> Options {
         let (lr, decay) = match self.optimizer {

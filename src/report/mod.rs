@@ -13,6 +13,7 @@ pub mod inspect_terminal;
 pub mod json;
 pub mod pins;
 pub mod prune_text;
+mod rounds_text;
 pub mod runtimes_terminal;
 pub mod schema;
 pub mod sensitivity_plot;

@@ -28,6 +28,7 @@ pub fn markdown(r: &PruneReport) -> String {
     for note in &r.notes {
         out += &format!("\n**Note**: {}\n", escape(note));
     }
+    out += &super::rounds_text::markdown(&r.rounds);
     out += &groups(r);
     out += &markdown_parts(r.comparison.as_ref(), r.latency.as_ref());
     out + &format!("\n{}\n", r.tool)

@@ -25,6 +25,7 @@ pub fn prune(r: &PruneReport, width: u16) -> String {
     out += &totals(r, width);
     out.push('\n');
     out += &facts(r, width);
+    out += &super::rounds_text::table(&r.rounds, width);
     if !r.groups.is_empty() {
         out.push('\n');
         out += &groups(&r.groups, width);

@@ -98,7 +98,7 @@ pub fn prune_and_train(
             _ => 1.0,
         };
         let budget = of((aim / left).min(1.0));
-        let round = Options { budget, steps: options.steps.min(3), plan: None, ..options.clone() };
+        let round = Options { budget, ..options.clone() };
         let told = |stage: &str| progress(&format!("round {i} of {}: {stage}", means.rounds));
         let mut pruned = prune(from, &round, &told)?;
         let cut = pruned.model.take().ok_or_else(|| Error::Internal("pruning gave no model".into()))?;

@@ -1,13 +1,16 @@
 //! The run of a pruning command: decide, measure, judge, write.
 
 use super::super::check::step_summary;
+use super::super::data::NO_DATA;
 use super::super::interrupt::Writing;
 use super::super::limits::Held;
 use super::super::output::{self, Staged};
 use super::super::progress::Progress;
 use super::super::report::{self, Form, LAYER_SAMPLES};
 use super::super::speed::{self, Prepared};
+use super::super::train::training_runtime;
 use super::{PruneArgs, in_file, load};
+use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
 use onnx_prune::evaluate::check::{Measured, judge};
 use onnx_prune::evaluate::quality::Quality;
@@ -18,6 +21,8 @@ use onnx_prune::prune::{Pruned, prune, search};
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{PruneReport, json, prune_text, terminal};
 use onnx_prune::runtime::Device;
+use onnx_prune::train::rounds;
+use onnx_prune::train::run::Event;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -45,12 +50,18 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
                    rounded to a given number. Give a limit such as --min-speedup or --max-drop, or --metric";
         return Err(Error::Usage(why.into()).into());
     }
+    if args.finetune.is_some() && means.fit.is_none() {
+        return Err(Error::Usage(format!("--finetune trains on data: {NO_DATA}")).into());
+    }
     options.calibration = means.calibration;
     // What is measured has to be made, even where it is not kept.
     options.dry_run &= means.quality.is_none() && speed.is_none() && !held.any();
     options.recover = args.recover(options.plan.as_ref(), options.calibration.is_some())?;
     let loaded = start.elapsed();
-    let mut pruned = decide(args, &model, &options, means.quality.as_ref(), speed.as_ref(), &progress)?;
+    let mut pruned = match (args.finetune, &means.fit) {
+        (Some(epochs), Some(data)) => trained(args, &model, &options, data, means.quality.as_ref(), epochs, &progress)?,
+        _ => decide(args, &model, &options, means.quality.as_ref(), speed.as_ref(), &progress)?,
+    };
     let found = pruned.model.is_some() || options.dry_run;
     if found {
         measure(args, &held, &model, &mut pruned, means.quality.as_ref(), speed.as_ref(), &progress)?;
@@ -93,6 +104,31 @@ fn refuse_idle(args: &PruneArgs, held: &Held) -> anyhow::Result<()> {
                    take another form";
         return Err(Error::Usage(why.into()).into());
     }
+    if let (None, Some(flag)) = (args.finetune, args.train.given()) {
+        let why = format!(
+            "--{flag} says how to train, and nothing is trained: give --finetune EPOCHS, or use onnx-prune train"
+        );
+        return Err(Error::Usage(why).into());
+    }
+    if args.finetune.is_some() {
+        let searched = args.budget.budget().is_none();
+        for (flag, given) in [
+            ("--save-plan", args.save_plan.is_some()),
+            ("--dry-run", args.dry_run),
+            ("a search by --max-drop alone", searched),
+        ] {
+            if given {
+                let why = format!(
+                    "--finetune decides in each round anew, from trained weights, which {flag} does not go with"
+                );
+                return Err(Error::Usage(why).into());
+            }
+        }
+        if args.train.sparsity.is_some() {
+            let why = "--sparsity goes before the cut: use onnx-prune train --sparsity, with --prune-at-end";
+            return Err(Error::Usage(why.into()).into());
+        }
+    }
     if args.latency.given() && args.budget.target_latency.is_none() {
         let why =
             "--latency-cache remembers the times that --target-latency takes: without that budget no layer is timed";
@@ -103,6 +139,33 @@ fn refuse_idle(args: &PruneArgs, held: &Held) -> anyhow::Result<()> {
         return Err(Error::Usage(why.into()).into());
     }
     Ok(())
+}
+
+/// Prunes and trains in rounds.
+fn trained(
+    args: &PruneArgs,
+    model: &Model,
+    options: &onnx_prune::prune::Options,
+    data: &Dataset,
+    quality: Option<&Quality>,
+    epochs: usize,
+    progress: &Progress,
+) -> anyhow::Result<Pruned> {
+    let runtime = training_runtime(&args.runtime, &args.device, &args.common)?;
+    let batch = args.data.batches().first().copied();
+    let how = args.train.options(epochs, batch, args.seed);
+    let means = rounds::Means { data, runtime: &*runtime, train: &how, rounds: args.steps };
+    let told = |stage: &str| progress.stage(stage);
+    let mut watch = |event: &Event| progress.training(event, epochs);
+    let options = onnx_prune::prune::Options { steps: 1, ..options.clone() };
+    let done = rounds::prune_and_train(model, &options, &means, &told, &mut watch);
+    let mut pruned = done.map_err(|e| in_file(e, args.model()))?;
+    if let Some(quality) = quality {
+        progress.stage("measure");
+        let judged = search::judge(&pruned, quality, args.quality.max_drop).map_err(|e| in_file(e, args.model()))?;
+        pruned.report.accuracy = Some(judged);
+    }
+    Ok(pruned)
 }
 
 /// Prunes to the budget, or to what the limit on accuracy allows; measures the one figure of accuracy.

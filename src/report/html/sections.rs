@@ -41,6 +41,7 @@ pub(super) fn all(page: &Page) -> Result<Vec<Section>> {
     let mut times: Vec<Block> = page.prune.and_then(|p| p.latency_target.as_ref()).map_or(Vec::new(), aimed_at);
     times.extend(page.bench().map_or(Ok(Vec::new()), latency)?);
     add("latency", "Latency", times);
+    add("rounds", "Rounds of pruning and training", page.prune.map_or(Vec::new(), |p| training::rounds(&p.rounds)));
     add("size", "Size", size(page));
     add("channels", "Channels", page.prune.map_or(Ok(Vec::new()), channels)?);
     add("layers", "Error by layer", layers(page)?);

@@ -1,6 +1,7 @@
 //! The sections and the verdict of a training run.
 
 use super::super::data_terminal::number;
+use super::super::rounds_text;
 use super::super::text::{count, plural};
 use super::super::train_text::{self, duration, figure, metric, removable, share};
 use super::part::{Block, Cell, Figure, Section, Table, sentence};
@@ -8,6 +9,7 @@ use super::training_plot::panels;
 use super::verdict;
 use crate::error::Result;
 use crate::train::history::{Epoch, History, SparsityState, StopReason};
+use crate::train::rounds::Round;
 
 /// More epochs than these are folded away.
 const OPEN: usize = 25;
@@ -138,4 +140,16 @@ fn brief(seconds: f64) -> String {
         s if s < 3600.0 => format!("{:.1} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
     }
+}
+
+/// The rounds of a pruning run with training.
+pub(super) fn rounds(rounds: &[Round]) -> Vec<Block> {
+    if rounds.is_empty() {
+        return Vec::new();
+    }
+    let rows = rounds_text::rows(rounds).into_iter().map(|row| row.into_iter().map(Cell::text).collect()).collect();
+    let header = rounds_text::header(rounds);
+    let right: Vec<usize> = (0..header.len()).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    vec![Block::Table(Table::new("After the cut and the repair → after training", &header, rows, &right))]
 }

@@ -13,7 +13,8 @@ use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
 use onnx_prune::onnx::{self, SaveOptions};
-use onnx_prune::plan::Budget;
+use onnx_prune::plan::{self, Budget};
+use onnx_prune::prune::kept::kept;
 use onnx_prune::recover::Recover;
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{json, terminal, train_plot, train_text};
@@ -183,6 +184,9 @@ pub struct TrainCommand {
     /// Print the result as JSON; nothing else goes to the standard output
     #[arg(long, help_heading = "Output")]
     json: bool,
+    /// The plan that made MODEL of the teacher (--save-plan), so that --match can compare tensors that lost channels
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires_all = ["teacher", "matched"], help_heading = "Losses")]
+    plan: Option<PathBuf>,
     /// Where the trained model goes [default: <stem>.trained.onnx beside the input]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath, help_heading = "Output")]
     output: Option<PathBuf>,
@@ -279,6 +283,7 @@ impl TrainCommand {
     fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
         let out = self.out();
         let mut read: Vec<(&str, &Path)> = vec![("the input", &self.model), ("the data", data)];
+        read.extend(self.plan.iter().map(|p| ("the plan", p.as_path())));
         read.extend(self.teacher.iter().map(|t| ("the teacher", t.as_path())));
         let mut written: Vec<(&str, &Path)> = vec![("the trained model", &out)];
         written.extend(self.checkpoint.iter().map(|c| ("the checkpoint", c.as_path())));
@@ -326,6 +331,9 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     args.cut.budget().map_or(Ok(()), |b| b.check())?;
     let mut options = args.train.options(args.epochs, data_options.batch, args.seed);
     let every = Duration::from_secs_f64(args.checkpoint_every);
+    if let (Some(file), Some(original)) = (&args.plan, &teacher) {
+        options.kept = kept(original, &plan::load(file)?)?;
+    }
     options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
     let data_options = DataOptions { batch: Some(options.batch), ..data_options };
     let data = Dataset::open(&path, &model, &data_options).map_err(|e| in_file(e, &path))?;

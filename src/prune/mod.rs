@@ -5,6 +5,7 @@ mod decide;
 mod figures;
 pub mod fold_weights;
 mod grouped;
+pub mod kept;
 pub mod latency;
 mod layer_table;
 pub mod search;

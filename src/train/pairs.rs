@@ -5,10 +5,8 @@ use crate::canon::Analysis;
 use crate::error::{Error, Result};
 use crate::graph::{Origin, ValueId, is_default_domain};
 use regex::Regex;
-use std::collections::BTreeMap;
 
-/// Indices that a tensor keeps of the original's: the axis, and what is left of it.
-pub type Kept = BTreeMap<String, (usize, Vec<usize>)>;
+pub use crate::prune::kept::Kept;
 
 /// Two tensors that are compared.
 #[derive(Clone, Debug)]

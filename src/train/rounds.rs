@@ -9,12 +9,12 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Budget;
+use crate::prune::kept::{Kept, kept, then};
 use crate::prune::{Options, Pruned, prune};
 use crate::report::GroupReport;
 use crate::runtime::Runtime;
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// One round.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -86,6 +86,7 @@ pub fn prune_and_train(
     let mut now: Option<Model> = None;
     let mut first: Option<Pruned> = None;
     let mut rounds = Vec::new();
+    let mut left_of = Kept::new();
     let mut last_groups: Vec<GroupReport> = Vec::new();
     for i in 1..=means.rounds {
         let aim = libm::pow(whole, i as f64 / means.rounds as f64);
@@ -102,7 +103,10 @@ pub fn prune_and_train(
         let told = |stage: &str| progress(&format!("round {i} of {}: {stage}", means.rounds));
         let mut pruned = prune(from, &round, &told)?;
         let cut = pruned.model.take().ok_or_else(|| Error::Internal("pruning gave no model".into()))?;
-        let with = TrainOptions { kept: BTreeMap::new(), ..means.train.clone() };
+        if means.train.matched.is_some() {
+            left_of = then(&left_of, &kept(from, &pruned.plan)?)?;
+        }
+        let with = TrainOptions { kept: left_of.clone(), ..means.train.clone() };
         told("training");
         let trained = train(&cut, Some(model), means.data, means.runtime, &with, watch)?;
         if let Some(why) = trained.diverged() {

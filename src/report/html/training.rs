@@ -105,6 +105,7 @@ pub(super) fn verdict(h: &History) -> (&'static str, &'static str, &'static str,
     match (h.before.as_ref(), h.kept().and_then(|e| e.held.as_ref())) {
         (Some(before), Some(after)) if after.better_than(before) => ("good", "✓", "Improved", words(None)),
         (Some(_), Some(_)) => ("doubt", "!", "No improvement", words(None)),
+        (Some(_), None) if h.best_epoch == Some(0) => ("doubt", "!", "No improvement", words(None)),
         _ => ("plain", "i", "Trained", words(Some("Nothing was held back to measure it on.".into()))),
     }
 }

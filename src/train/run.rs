@@ -242,7 +242,7 @@ pub fn train(
         Some(h) => Some(Held::new(&graphs, h, &targets, runtime)?),
         None => None,
     };
-    let fingerprint = fingerprint(model, teacher, data, o, &losses);
+    let fingerprint = fingerprint(model, teacher, data, o, &losses)?;
     let steps = batches.steps() as u64 * o.epochs as u64;
     let gates = sparse.zip(graphs.slices.as_ref()).map(|(s, slices)| Gates::new(s, slices, o.seed, steps));
     let in_use = InUse { flat: &ready, layout: &spec.layout, graphs: &graphs, gates };
@@ -317,12 +317,17 @@ fn usual_losses(teacher: bool, classes: bool, labels: bool) -> Result<Losses> {
 }
 
 /// What a checkpoint belongs to.
-fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Options, losses: &Losses) -> String {
+fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Options, losses: &Losses) -> Result<String> {
     let mut hash = Sha256::new();
     let settings = Options { checkpoint: None, losses: Some(losses.clone()), ..o.clone() };
     hash.update(format!("{} {:?} {settings:?}", model.sha256(), teacher.map(Model::sha256)));
     hash.update(format!("{:?} {} {:?}", data.path(), data.len(), data.labels()));
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    // How samples are prepared, and whether the file still is what it was.
+    for (name, array) in data.batch(0)? {
+        hash.update(format!("{name} {:?}", array.dims));
+        array.to_f64().iter().for_each(|x| hash.update(x.to_le_bytes()));
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 struct Run<'a> {
@@ -409,9 +414,9 @@ impl Run<'_> {
             }
             (self.watch)(&Event::Step(progress.step, all, loss));
             if progress.step % per == 0 {
-                let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
                 let state = self.in_use.complete(carried.state()?, &progress.closed);
                 let used = self.in_use.state(&state)?;
+                let mut result = self.epoch(&progress, epoch + 1, lr, length(&used));
                 if let Some(judge) = &mut self.judge {
                     result.held = Some(figures(&judge.judge(&used)?, judge.metric));
                 }
@@ -425,7 +430,7 @@ impl Run<'_> {
                     // Sparse training gives some of it away, epoch by epoch.
                     _ if self.in_use.gates.is_some() => true,
                     (None, _) | (_, None) => true,
-                    (Some(loss), Some((_, least))) => loss < least,
+                    (Some(loss), Some((_, least))) => loss < least || least.is_nan(),
                 };
                 if better {
                     progress.best = Some((epoch + 1, result.held.as_ref().map_or(result.loss, |h| h.loss)));
@@ -497,7 +502,7 @@ impl Run<'_> {
             .then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times that of the first epoch"))
     }
 
-    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: Option<f64>) -> Epoch {
+    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: f64) -> Epoch {
         let n = self.batches.steps().max(1) as f64;
         let mean = |name: &str| progress.sums.get(name).map_or(f64::NAN, |s| s / n);
         Epoch {
@@ -507,10 +512,17 @@ impl Run<'_> {
             loss: mean(names::LOSS),
             terms: self.graphs.terms.iter().map(|t| (t.clone(), mean(&names::term(t)))).collect(),
             gradient_norm: mean(names::GRADIENT),
-            weight_norm: weight_norm.unwrap_or(0.0),
+            weight_norm,
             ..Epoch::default()
         }
     }
+}
+
+/// Euclidean norm of all trained tensors.
+fn length(state: &Feed) -> f64 {
+    let trained = (0..2).filter_map(|v| state.iter().find(|(n, _)| *n == names::weights(v)));
+    let square = |(_, a): &(String, Array)| a.to_f64().iter().map(|x| x * x).sum::<f64>();
+    libm::sqrt(trained.map(square).sum())
 }
 
 /// A loss that many times as high as the first epoch's has exploded.

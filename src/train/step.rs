@@ -320,11 +320,7 @@ impl<'a> Making<'a> {
     fn finish(self, fed: &HashSet<String>) -> Model {
         let spec = self.spec;
         let g = spec.student.graph;
-        let (mut node, constants) = self.t.finish();
-        // tract makes names such as `conv.bias` from those of nodes: they must not be those of tensors.
-        for (i, n) in node.iter_mut().enumerate() {
-            n.name = n.name.as_ref().map(|name| format!("train/node_{i}/{name}"));
-        }
+        let (node, constants) = self.t.finish();
         let own = g.proto.initializer.iter().filter(|t| !fed.contains(t.name())).cloned();
         let teacher = spec.teacher.map(|a| a.graph.proto.initializer.as_slice()).unwrap_or_default();
         let teacher = teacher.iter().map(|t| TensorProto { name: Some(format!("{TEACHER}{}", t.name())), ..t.clone() });

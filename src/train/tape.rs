@@ -89,8 +89,12 @@ impl Tape {
         self.nodes.rotate_right(n);
     }
 
-    /// The nodes and constants.
-    pub fn finish(self) -> (Vec<NodeProto>, Vec<TensorProto>) {
+    /// The nodes and constants. Names of nodes are set apart from those of tensors: tract makes names such as `conv.bias` from
+    /// the former.
+    pub fn finish(mut self) -> (Vec<NodeProto>, Vec<TensorProto>) {
+        for (i, n) in self.nodes.iter_mut().enumerate() {
+            n.name = n.name.as_ref().map(|name| format!("train/node_{i}/{name}"));
+        }
         (self.nodes, self.constants)
     }
 

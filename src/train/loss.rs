@@ -209,3 +209,7 @@ pub fn cosine(t: &mut Tape, student: Var, teacher: Var, scale: f64) -> Answer<Te
     let pull = t.scale(pull, scale / n as f64)?;
     Ok(Term { value, gradient: t.reshape(pull, &dims)? })
 }
+
+#[cfg(all(test, feature = "tract"))]
+#[path = "loss_tests.rs"]
+mod tests;

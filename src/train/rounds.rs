@@ -115,7 +115,8 @@ pub fn prune_and_train(
             )));
         }
         let h = &trained.history;
-        let after = h.kept().and_then(|e| e.held.as_ref());
+        // Where nothing got better, it is what it was.
+        let after = h.kept().map_or(h.before.as_ref(), |e| e.held.as_ref());
         rounds.push(Round {
             round: i,
             aim: if matches!(options.budget, Budget::Ratio(_)) { 1.0 - aim } else { aim },

@@ -1,21 +1,22 @@
 //! The loop: batches in, steps, judgement on held-back samples, checkpoints, and the model that comes out.
 
-use super::augment::Augment;
+mod options;
+mod steps;
+
+pub use options::Options;
+
 use super::batches::{BatchOptions, Batches};
-use super::checkpoint::Checkpoint;
 use super::differentiate::{Parameter, parameters};
 use super::fixed::fix;
-use super::grad::{BatchNorms, Kind};
-use super::held::{Held, Judged};
-use super::history::{Epoch, Held as HeldFigures, History, Stop, StopReason, TRAIN_SCHEMA_VERSION, Trained as Parts};
+use super::grad::Kind;
+use super::held::Held;
+use super::history::{Epoch, History, StopReason, TRAIN_SCHEMA_VERSION, Trained as Parts};
 use super::in_use::InUse;
 use super::loss::Losses;
-use super::optimizer::Update;
 use super::output;
-use super::pairs::{self, Kept};
-use super::schedule::Schedule;
-use super::sparsity::{Gates, Sparse, Sparsity};
-use super::step::{Graphs, Layout, Spec, build, names};
+use super::pairs;
+use super::sparsity::{Gates, Sparse};
+use super::step::{Layout, Spec, build};
 use super::targets::Targets;
 use crate::canon;
 use crate::data::Dataset;
@@ -24,83 +25,9 @@ use crate::flat::flatten;
 use crate::graph::Graph;
 use crate::onnx::Model;
 use crate::prune::analyse;
-use crate::runtime::walk::Feed;
-use crate::runtime::{Array, Carry, Data, Runtime, carry, input_specs};
-use regex::Regex;
-use serde::{Deserialize, Serialize};
+use crate::runtime::{Runtime, input_specs};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-/// What a run is to do.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Samples in a step.
-    pub batch: usize,
-    /// The learning rate.
-    pub schedule: Schedule,
-    /// The update.
-    pub update: Update,
-    /// What is made small; without it, what fits teacher and labels.
-    pub losses: Option<Losses>,
-    /// Temperature of `kl`.
-    pub temperature: f64,
-    /// Label smoothing of `ce`.
-    pub smoothing: f64,
-    /// Scale of `cosine`.
-    pub loss_scale: f64,
-    /// Tensors in between that `mse`, `l1` and `cosine` compare, in place of the outputs.
-    pub matched: Option<Regex>,
-    /// What is left of tensors that lost channels.
-    pub kept: Kept,
-    /// What chance does to samples.
-    pub augment: Augment,
-    /// How batch normalisations train.
-    pub batch_norms: BatchNorms,
-    /// Nodes and tensors that stay as they are.
-    pub freeze: Vec<Regex>,
-    /// More tensors that weight decay does not apply to.
-    pub no_decay: Vec<Regex>,
-    /// Share of the samples that is held back to judge by; 0 for none.
-    pub hold_back: f64,
-    /// Stops after so many epochs without a better judgement.
-    pub patience: Option<usize>,
-    /// Seed of order, augmentation and what is held back.
-    pub seed: u64,
-    /// Where the state is kept, and how often at least.
-    pub checkpoint: Option<(PathBuf, Duration)>,
-    /// How channels are driven to nothing.
-    pub sparsity: Option<Sparsity>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            epochs: 10,
-            batch: 64,
-            schedule: Schedule { lr: 0.01, course: Default::default(), warmup: 0.0 },
-            update: Update::default(),
-            losses: None,
-            temperature: 4.0,
-            smoothing: 0.0,
-            loss_scale: 1.0,
-            matched: None,
-            kept: Kept::new(),
-            augment: Augment::default(),
-            batch_norms: BatchNorms::default(),
-            freeze: Vec::new(),
-            no_decay: Vec::new(),
-            hold_back: 0.1,
-            patience: None,
-            seed: 0,
-            checkpoint: None,
-            sparsity: None,
-        }
-    }
-}
+use steps::Run;
 
 /// What is told while it runs.
 #[derive(Debug)]
@@ -127,22 +54,6 @@ impl Trained {
         let stop = self.history.stopped.as_ref().filter(|s| s.reason == StopReason::Diverged);
         stop.map(|s| s.words.as_str())
     }
-}
-
-/// How far a run came.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Progress {
-    /// Steps done.
-    step: u64,
-    epochs: Vec<Epoch>,
-    before: Option<HeldFigures>,
-    /// The epoch with the best judgement, and that.
-    best: Option<(usize, f64)>,
-    /// Sums over the steps of the present epoch.
-    sums: BTreeMap<String, f64>,
-    /// Channels that are closed at present.
-    closed: Vec<usize>,
-    seconds: f64,
 }
 
 /// The batch that the data gives, for which a model is fixed.
@@ -242,7 +153,7 @@ pub fn train(
         Some(h) => Some(Held::new(&graphs, h, &targets, runtime)?),
         None => None,
     };
-    let fingerprint = fingerprint(model, teacher, data, o, &losses);
+    let fingerprint = fingerprint(model, teacher, data, o, &losses)?;
     let steps = batches.steps() as u64 * o.epochs as u64;
     let gates = sparse.zip(graphs.slices.as_ref()).map(|(s, slices)| Gates::new(s, slices, o.seed, steps));
     let in_use = InUse { flat: &ready, layout: &spec.layout, graphs: &graphs, gates };
@@ -317,201 +228,15 @@ fn usual_losses(teacher: bool, classes: bool, labels: bool) -> Result<Losses> {
 }
 
 /// What a checkpoint belongs to.
-fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Options, losses: &Losses) -> String {
+fn fingerprint(model: &Model, teacher: Option<&Model>, data: &Dataset, o: &Options, losses: &Losses) -> Result<String> {
     let mut hash = Sha256::new();
     let settings = Options { checkpoint: None, losses: Some(losses.clone()), ..o.clone() };
     hash.update(format!("{} {:?} {settings:?}", model.sha256(), teacher.map(Model::sha256)));
     hash.update(format!("{:?} {} {:?}", data.path(), data.len(), data.labels()));
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-struct Run<'a> {
-    o: &'a Options,
-    graphs: &'a Graphs,
-    batches: &'a Batches,
-    targets: Targets,
-    judge: Option<Held>,
-    runtime: &'a dyn Runtime,
-    fingerprint: String,
-    watch: &'a mut dyn FnMut(&Event),
-    in_use: &'a InUse<'a>,
-}
-
-fn figures(judged: &Judged, metric: Option<&str>) -> HeldFigures {
-    HeldFigures { loss: judged.loss, metric: judged.score, metric_name: metric.map(str::to_owned) }
-}
-
-fn scalar(x: f32) -> Array {
-    Array { dims: Vec::new(), data: Data::F32(vec![x]) }
-}
-
-impl Run<'_> {
-    /// All steps. The state that the model gets comes back.
-    fn all(&mut self, session: &mut dyn crate::runtime::Session) -> Result<(Progress, Feed, Option<Stop>)> {
-        let (mut progress, mut best, start) = self.begin()?;
-        let inputs: Vec<(String, String)> = start.iter().map(|(n, _)| (n.clone(), names::next(n))).collect();
-        let mut carried = carry(session, start, inputs)?;
-        if progress.step == 0
-            && let Some(judge) = &mut self.judge
-        {
-            let at_start = carried.state()?;
-            let first = judge.judge(&at_start)?;
-            progress.before = Some(figures(&first, judge.metric));
-            if self.in_use.gates.is_none() && first.loss.is_finite() {
-                // A run that makes nothing better leaves the model as it was.
-                (progress.best, best) = (Some((0, first.loss)), Some(at_start));
-            }
-        }
-        let per = self.batches.steps() as u64;
-        let all = per * self.o.epochs as u64;
-        let began = Instant::now();
-        let before = progress.seconds;
-        let mut saved = Instant::now();
-        let mut epoch_began = Instant::now();
-        let mut stopped = None;
-        let place = |step: u64| ((step / per) as usize, (step % per) as usize);
-        let mut ahead = self.batches.ahead(place(progress.step));
-        while progress.step < all {
-            let (epoch, _) = place(progress.step);
-            let batch = match ahead.next() {
-                Some(batch) => batch?,
-                None => return Err(Error::Internal("the data ended".into())),
-            };
-            let lr = self.o.schedule.at(progress.step, per as usize, self.o.epochs);
-            let [c1, c2] = self.o.update.corrections(progress.step + 1);
-            let mut feed = batch.feed;
-            feed.extend(self.targets.wanted(self.batches.labels(), &batch.samples, batch.mix.as_ref())?);
-            let scalars = [(names::LR, lr as f32), (names::CORRECTIONS[0], c1), (names::CORRECTIONS[1], c2)];
-            feed.extend(scalars.map(|(name, v)| (name.to_owned(), scalar(v))));
-            if let Some(gates) = &self.in_use.gates {
-                feed.extend(gates.feed(progress.step, lr / self.o.schedule.lr, &progress.closed));
-            }
-            let told = carried.step(&feed)?;
-            progress.step += 1;
-            let value =
-                |name: &str| told.iter().find(|(n, _)| n == name).and_then(|(_, a)| a.to_f64().first().copied());
-            let loss = value(names::LOSS).unwrap_or(f64::NAN);
-            if let Some(why) = self.wrong(&told, loss, &progress) {
-                carried.back()?;
-                let state = carried.state()?;
-                let culprit = super::diagnose::first_wrong(self.graphs, self.runtime, &state, &feed)?;
-                let why = format!("step {}, in epoch {}: {why}{culprit}", progress.step, epoch + 1);
-                stopped = Some(Stop { reason: StopReason::Diverged, words: why });
-                break;
-            }
-            for (name, a) in &told {
-                *progress.sums.entry(name.clone()).or_default() += a.to_f64().first().copied().unwrap_or(0.0);
-            }
-            if let Some(gates) = &self.in_use.gates
-                && let Some(closed) = gates.closed(progress.step, &told)?
-            {
-                progress.closed = closed;
-            }
-            (self.watch)(&Event::Step(progress.step, all, loss));
-            if progress.step % per == 0 {
-                let mut result = self.epoch(&progress, epoch + 1, lr, value(names::WEIGHT));
-                let state = self.in_use.complete(carried.state()?, &progress.closed);
-                let used = self.in_use.state(&state)?;
-                if let Some(judge) = &mut self.judge {
-                    result.held = Some(figures(&judge.judge(&used)?, judge.metric));
-                }
-                let penalty = progress.sums.get(names::PENALTY).map_or(0.0, |s| s / per as f64);
-                result.sparsity = self.in_use.sparsity(&used, penalty)?;
-                result.seconds = epoch_began.elapsed().as_secs_f64();
-                epoch_began = Instant::now();
-                progress.sums.clear();
-                // The lowest loss: it is finer than a score on few samples.
-                let better = match (result.held.as_ref().map(|h| h.loss), progress.best) {
-                    // Sparse training gives some of it away, epoch by epoch.
-                    _ if self.in_use.gates.is_some() => true,
-                    (None, _) | (_, None) => true,
-                    (Some(loss), Some((_, least))) => loss < least,
-                };
-                if better {
-                    progress.best = Some((epoch + 1, result.held.as_ref().map_or(result.loss, |h| h.loss)));
-                    best = Some(state);
-                }
-                (self.watch)(&Event::Epoch(&result));
-                progress.epochs.push(result);
-                let since = progress.best.map_or(0, |(at, _)| epoch + 1 - at);
-                if self.judge.is_some() && self.o.patience.is_some_and(|p| since >= p) && progress.step < all {
-                    let words = format!(
-                        "after epoch {}: the loss on held-back samples did not fall for {since} epochs",
-                        epoch + 1
-                    );
-                    stopped = Some(Stop { reason: StopReason::NoProgress, words });
-                    break;
-                }
-            }
-            progress.seconds = before + began.elapsed().as_secs_f64();
-            if let Some((_, every)) = &self.o.checkpoint
-                && saved.elapsed() >= *every
-            {
-                self.save(&progress, carried.as_ref(), best.as_ref())?;
-                saved = Instant::now();
-            }
-        }
-        let state = match best {
-            Some(best) => best,
-            None => self.graphs.state.clone(),
-        };
-        Ok((progress, state, stopped))
+    // How samples are prepared, and whether the file still is what it was.
+    for (name, array) in data.batch(0)? {
+        hash.update(format!("{name} {:?}", array.dims));
+        array.to_f64().iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
-
-    /// Where the run begins: at a checkpoint, if there is one.
-    fn begin(&self) -> Result<(Progress, Option<Feed>, Feed)> {
-        let fresh = || Ok((Progress::default(), None, self.graphs.state.clone()));
-        let Some((path, _)) = self.o.checkpoint.as_ref().filter(|(p, _)| p.exists()) else { return fresh() };
-        let kept: Checkpoint<Progress> = Checkpoint::load(path)?;
-        let fits = self.graphs.state.iter().all(|(n, a)| kept.state.iter().any(|(m, b)| n == m && a.dims == b.dims));
-        if kept.fingerprint != self.fingerprint || !fits {
-            return Err(Error::Usage(format!(
-                "{}: this checkpoint is of a run with another model, other data or other options; remove it, or name another \
-                 file with --checkpoint",
-                path.display()
-            )));
-        }
-        Ok((kept.progress, kept.best, kept.state))
-    }
-
-    fn save(&self, progress: &Progress, carried: &dyn Carry, best: Option<&Feed>) -> Result<()> {
-        let Some((path, _)) = &self.o.checkpoint else { return Ok(()) };
-        let (fingerprint, progress) = (self.fingerprint.clone(), progress.clone());
-        Checkpoint { fingerprint, progress, state: carried.state()?, best: best.cloned() }.save(path)
-    }
-
-    /// What is wrong with a step, if anything.
-    fn wrong(&self, told: &Feed, loss: f64, progress: &Progress) -> Option<String> {
-        let odd = told.iter().find(|(_, a)| a.to_f64().iter().any(|v| !v.is_finite()));
-        if let Some((name, _)) = odd {
-            let what = match name.as_str() {
-                names::GRADIENT => "the length of the gradient".to_owned(),
-                names::WEIGHT => "the length of the weights".to_owned(),
-                name => format!("the {}", name.trim_start_matches("train/out/").replace('/', " ")),
-            };
-            return Some(format!("{what} is not finite"));
-        }
-        let first = progress.epochs.first().map(|e| e.loss)?;
-        let most = EXPLODED * first.max(1e-3);
-        (loss > most)
-            .then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times that of the first epoch"))
-    }
-
-    fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: Option<f64>) -> Epoch {
-        let n = self.batches.steps().max(1) as f64;
-        let mean = |name: &str| progress.sums.get(name).map_or(f64::NAN, |s| s / n);
-        Epoch {
-            epoch,
-            step: progress.step as usize,
-            lr,
-            loss: mean(names::LOSS),
-            terms: self.graphs.terms.iter().map(|t| (t.clone(), mean(&names::term(t)))).collect(),
-            gradient_norm: mean(names::GRADIENT),
-            weight_norm: weight_norm.unwrap_or(0.0),
-            ..Epoch::default()
-        }
-    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }
-
-/// A loss that many times as high as the first epoch's has exploded.
-const EXPLODED: f64 = 1e4;

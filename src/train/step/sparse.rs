@@ -1,6 +1,7 @@
 //! What sparse training adds to a step.
 
-use super::{Making, names};
+use super::making::Making;
+use super::names;
 use crate::graph::ValueId;
 use crate::ops::Answer;
 use crate::runtime::walk::Feed;

@@ -18,6 +18,7 @@ pub mod loss;
 pub mod optimizer;
 mod output;
 pub mod pairs;
+mod proof;
 pub mod rounds;
 pub mod run;
 pub mod schedule;

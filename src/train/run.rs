@@ -15,6 +15,7 @@ use super::in_use::InUse;
 use super::loss::Losses;
 use super::output;
 use super::pairs;
+use super::proof::prove;
 use super::sparsity::{Gates, Sparse};
 use super::step::{Layout, Spec, build};
 use super::targets::Targets;
@@ -157,10 +158,17 @@ pub fn train(
     let steps = batches.steps() as u64 * o.epochs as u64;
     let gates = sparse.zip(graphs.slices.as_ref()).map(|(s, slices)| Gates::new(s, slices, o.seed, steps));
     let in_use = InUse { flat: &ready, layout: &spec.layout, graphs: &graphs, gates };
+    let proof_targets = targets.clone();
     let mut run =
         Run { o, graphs: &graphs, batches: &batches, targets, judge, runtime, fingerprint, watch, in_use: &in_use };
     let (progress, state, stopped) = run.all(session.as_mut())?;
-    let model = in_use.model(&in_use.state(&state)?)?;
+    let folded = in_use.state(&state)?;
+    let model = in_use.model(&folded)?;
+    watch(&Event::Stage("proof"));
+    let sample = batches.batch(0, 0)?;
+    let mut feed = sample.feed;
+    feed.extend(proof_targets.wanted(batches.labels(), &sample.samples, sample.mix.as_ref())?);
+    prove(&graphs, &folded, &model, &feed, runtime)?;
     let mut notes = data.notes().to_vec();
     if !graphs.unreached.is_empty() {
         notes.push(format!(

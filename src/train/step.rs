@@ -261,6 +261,11 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
             m.output(v, name);
         }
     }
+    for output in &g.proto.output {
+        if let Some(&v) = g.find(output.name()).and_then(|v| f.vars.get(&v)) {
+            m.output(v, &names::output(output.name()));
+        }
+    }
     let evaluate = m.finish(&fed);
     let graphs = Graphs {
         step,

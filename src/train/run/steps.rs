@@ -199,10 +199,9 @@ impl Run<'_> {
             };
             return Some(format!("{what} is not finite"));
         }
-        let first = progress.epochs.first().map(|e| e.loss)?;
+        let first = progress.epochs.first().map(|e| e.loss).or_else(|| progress.before.as_ref().map(|b| b.loss))?;
         let most = EXPLODED * first.max(1e-3);
-        (loss > most)
-            .then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times that of the first epoch"))
+        (loss > most).then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times what it was at first"))
     }
 
     fn epoch(&self, progress: &Progress, epoch: usize, lr: f64, weight_norm: f64) -> Epoch {
@@ -228,5 +227,5 @@ fn length(state: &Feed) -> f64 {
     libm::sqrt(trained.map(square).sum())
 }
 
-/// A loss that many times as high as the first epoch's has exploded.
+/// A loss that many times as high as at first has exploded.
 const EXPLODED: f64 = 1e4;

@@ -60,3 +60,8 @@ pub fn next(input: &str) -> String {
 pub fn term(name: &str) -> String {
     format!("train/out/term/{name}")
 }
+
+/// An output of the model in the evaluation graph.
+pub fn output(name: &str) -> String {
+    format!("train/out/output/{name}")
+}

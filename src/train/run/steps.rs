@@ -199,7 +199,8 @@ impl Run<'_> {
             };
             return Some(format!("{what} is not finite"));
         }
-        let first = progress.epochs.first().map(|e| e.loss).or_else(|| progress.before.as_ref().map(|b| b.loss))?;
+        // Not before the first epoch: a model that is its own teacher begins with no loss at all.
+        let first = progress.epochs.first().map(|e| e.loss)?;
         let most = EXPLODED * first.max(1e-3);
         (loss > most).then(|| format!("the loss of {loss:.3e} is more than {EXPLODED:.0e} times what it was at first"))
     }

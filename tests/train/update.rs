@@ -43,7 +43,7 @@ impl Bench {
         let runtime = embedded().unwrap();
         let gradient = runtime.load(&made).unwrap();
         let mut teaches = runtime.load(&fix(&teacher, &extents, true).unwrap()).unwrap();
-        let wanted = teaches.run(&vec![Self::x()]).unwrap()[0].1.to_f64();
+        let wanted = teaches.run(&[Self::x()]).unwrap()[0].1.to_f64();
         let all = &model.proto.graph.as_ref().unwrap().initializer;
         let dims = all.iter().map(|t| (t.name().into(), t.dims.iter().map(|&d| d as usize).collect())).collect();
         Bench { dir, model, teacher, gradient, dims, wanted }
@@ -218,10 +218,11 @@ fn steps_on(runtime: &dyn Runtime) {
 fn decay_leaves_biases_and_normalisations_alone() {
     let b = Bench::new();
     let start = b.begin();
+    let other_weight = regex::Regex::new("^b").unwrap();
     for decay in [Decay::L2, Decay::Decoupled] {
         // The teacher is the model itself: nothing but decay moves anything.
         let update = Update { momentum: 0.0, weight_decay: 0.5, decay, ..Update::default() };
-        let spared = |o: &mut Options| o.no_decay = vec![regex::Regex::new("^b").unwrap()];
+        let spared = |o: &mut Options| o.no_decay = vec![other_weight.clone()];
         let new = values(b.train(&b.model, update, 0.1, 1, &spared).model.proto.graph.as_ref().unwrap());
         for (name, old) in &start {
             if name == "a.w" {

@@ -43,7 +43,7 @@ impl Bench {
 
     fn at(&mut self, s: &[f64], t: &[f64]) -> (f64, Vec<f64>) {
         let array = |v: &[f64]| Array { dims: self.dims.clone(), data: Data::F64(v.to_vec()) };
-        let out = self.session.run(&vec![("s".into(), array(s)), ("t".into(), array(t))]).unwrap();
+        let out = self.session.run(&[("s".into(), array(s)), ("t".into(), array(t))]).unwrap();
         (out[0].1.to_f64()[0], out[1].1.to_f64())
     }
 

@@ -58,7 +58,7 @@ pub struct Means<'a> {
 /// Prunes and trains. The report of the result is about the original: its figures, its groups.
 ///
 /// # Errors
-/// As [`prune`] and [`train`](super::run::train); [`Error::Usage`] for a budget that does not divide into rounds;
+/// As [`prune`] and [`train`]; [`Error::Usage`] for a budget that does not divide into rounds;
 /// [`Error::Check`] when training diverges.
 pub fn prune_and_train(
     model: &Model,

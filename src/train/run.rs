@@ -70,6 +70,9 @@ fn extents(model: &Model, batches: &Batches) -> Vec<(String, Vec<usize>)> {
         .collect()
 }
 
+/// Of so many batches one may be held back, whatever the share.
+const FEW: usize = 4;
+
 /// Trains a model. `watch` is told what happens.
 ///
 /// # Errors
@@ -86,7 +89,9 @@ pub fn train(
     let o = options;
     let batch = data.clone().batched(o.batch).batch_size();
     let whole = data.clone().batched(batch);
-    let held_back = (o.hold_back * whole.len() as f64).round() as usize / batch * batch;
+    // Whole batches; at least one where there are a few, so that little data is judged by too.
+    let few = if o.hold_back > 0.0 && whole.len() >= FEW * batch { batch } else { 0 };
+    let held_back = ((o.hold_back * whole.len() as f64).round() as usize / batch * batch).max(few);
     let (held, fit) = match held_back {
         0 => (None, whole),
         n if n + batch > whole.len() => (None, whole),

@@ -227,6 +227,7 @@ impl PruneArgs {
             min_channels: self.min_channels,
             max_layer_ratio: self.max_layer_ratio,
             round_to: self.round_to.on(self.device.device.hardware()),
+            whole: Default::default(),
             exclude: self.exclude.clone(),
             only: self.only.clone(),
             layer_ratio: self.layer_ratio.clone(),

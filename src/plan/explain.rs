@@ -19,7 +19,7 @@ pub(super) fn reasons(ch: &Channels, units: &[UnitPlan], outcome: &Outcome, limi
             let taken = |k: usize| f64::from(share.taken[k]) / share.size as f64;
             let (level, wanted) = (outcome.level[u], outcome.wanted[u]);
             let k = unit.levels[level];
-            let rounding = match limits.round_to.multiple(share.size) {
+            let rounding = match limits.round_to.multiple(share.whole) {
                 1 => "to whole steps".to_owned(),
                 multiple => format!("to {multiple}"),
             };

@@ -111,6 +111,8 @@ pub struct Limits {
     pub max_layer_ratio: f64,
     /// What the kept channel counts are rounded to.
     pub round_to: RoundTo,
+    /// Per group: the size that rounding goes by, where the group has lost channels before. Empty where none has.
+    pub whole: Vec<usize>,
     /// Groups (by index) that stay as they are, and with them the units that they are part of.
     pub exclude: Vec<usize>,
     /// Groups (by index) that lose a share of their own, as near as the limits allow. They take no part in the ranking but
@@ -125,6 +127,7 @@ impl Default for Limits {
             min_channels: 1,
             max_layer_ratio: 0.9,
             round_to: RoundTo::default(),
+            whole: Vec::new(),
             exclude: Vec::new(),
             layer_ratio: Vec::new(),
         }

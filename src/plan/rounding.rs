@@ -87,6 +87,8 @@ pub(super) struct Share {
     pub(super) group: usize,
     /// Its channels in the original.
     pub(super) size: usize,
+    /// The size that rounding goes by: that of the layer before earlier rounds.
+    pub(super) whole: usize,
     /// `taken[k]`: how many of them go with the first `k` bundles.
     pub(super) taken: Vec<u32>,
 }
@@ -101,13 +103,13 @@ impl Share {
 /// The values of `k` (bundles removed), ascending, that rounding allows: 0, and for every combination of multiples that the
 /// kept counts can be nearest to, the `k` that comes nearest. What exceeds `kmax` is dropped, which rounds the other way.
 pub(super) fn levels(shares: &[Share], round: RoundTo, hard_max: usize, kmax: usize) -> Vec<usize> {
-    if shares.iter().all(|s| round.multiple(s.size) == 1) {
+    if shares.iter().all(|s| round.multiple(s.whole) == 1) {
         return (0..=kmax).collect();
     }
     let mut levels = vec![0];
     let mut run: Option<(Vec<usize>, usize, usize)> = None; // (nearest multiples, best distance, its k)
     for k in 0..=hard_max {
-        let aims: Vec<usize> = shares.iter().map(|s| nearest_multiple(s.kept(k), round.multiple(s.size))).collect();
+        let aims: Vec<usize> = shares.iter().map(|s| nearest_multiple(s.kept(k), round.multiple(s.whole))).collect();
         let distance = shares.iter().zip(&aims).map(|(s, &aim)| s.kept(k).abs_diff(aim)).sum();
         match &mut run {
             Some((of, best, at)) if *of == aims => {
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     fn single(n: usize) -> Vec<Share> {
-        vec![Share { group: 0, size: n, taken: (0..=n as u32).collect() }]
+        vec![Share { group: 0, size: n, whole: n, taken: (0..=n as u32).collect() }]
     }
 
     fn kept(n: usize, round: RoundTo, kmax: usize) -> Vec<usize> {
@@ -177,10 +179,10 @@ mod tests {
     #[test]
     fn cells_take_the_nearest_reachable_count() {
         // 20 cells of 3 channels: one step moves the group by 20, so 40 is met and 24 or 16 is met by 20.
-        let shares = [Share { group: 0, size: 60, taken: vec![0, 20, 40, 60] }];
+        let shares = [Share { group: 0, size: 60, whole: 60, taken: vec![0, 20, 40, 60] }];
         assert_eq!(levels(&shares, RoundTo::Multiple(8), 2, 2), [0, 1, 2]);
         // 3 cells of 20: of 57 and 54 only 57 is the nearest to 56, of 51, 48 and 45 only 48 to 48.
-        let shares = [Share { group: 0, size: 60, taken: (0..=20).map(|k| 3 * k).collect() }];
+        let shares = [Share { group: 0, size: 60, whole: 60, taken: (0..=20).map(|k| 3 * k).collect() }];
         assert_eq!(levels(&shares, RoundTo::Multiple(8), 19, 8), [0, 1, 4, 7]);
     }
 

@@ -146,6 +146,7 @@ fn random_limits(rng: &mut ChaCha8Rng, ch: &Channels) -> Limits {
             .unwrap(),
         layer_ratio: fixed.map(|g| (g, rng.random::<f64>())).into_iter().collect(),
         exclude,
+        whole: Vec::new(),
     }
 }
 

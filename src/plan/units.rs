@@ -121,7 +121,7 @@ fn one(
 ) -> Result<UnitPlan> {
     let cells: Vec<Vec<(usize, usize)>> = unit.cells.iter().map(|cell| ordered(cell, scores)).collect();
     let shortest = cells.iter().map(Vec::len).min().unwrap_or(0);
-    let shares = shares(ch, &cells, shortest);
+    let shares = shares(ch, &cells, shortest, &limits.whole);
     let left = |k: usize, floor: usize| shares.iter().all(|s| s.taken[k] == 0 || s.kept(k) >= floor.max(1));
     let most = |s: &Share| (limits.max_layer_ratio * s.size as f64 + 1e-9).floor() as u32;
     let within = |k: usize| left(k, limits.min_channels) && shares.iter().all(|s| s.taken[k] <= most(s));
@@ -162,7 +162,7 @@ fn ordered(cell: &[(usize, usize)], scores: &Scores) -> Vec<(usize, usize)> {
     keyed.into_iter().map(|k| members[k as u64 as usize]).collect()
 }
 
-fn shares(ch: &Channels, cells: &[Vec<(usize, usize)>], shortest: usize) -> Vec<Share> {
+fn shares(ch: &Channels, cells: &[Vec<(usize, usize)>], shortest: usize, whole: &[usize]) -> Vec<Share> {
     let mut per_group: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for cell in cells {
         let mut k = 0;
@@ -180,7 +180,8 @@ fn shares(ch: &Channels, cells: &[Vec<(usize, usize)>], shortest: usize) -> Vec<
             sum += *t;
             *t = sum;
         }
-        Share { group, size: ch.groups[group].channels.len(), taken }
+        let size = ch.groups[group].channels.len();
+        Share { group, size, whole: whole.get(group).copied().unwrap_or(size), taken }
     };
     per_group.into_iter().map(finish).collect()
 }

@@ -38,6 +38,7 @@ pub(super) fn limits(graph: &Graph, ch: &Channels, o: &Options) -> Result<Limits
         min_channels: o.min_channels,
         max_layer_ratio: o.max_layer_ratio,
         round_to: o.round_to,
+        whole: ch.groups.iter().map(|g| o.whole.get(&g.name).copied().unwrap_or(g.channels.len())).collect(),
         exclude,
         layer_ratio,
     })

@@ -52,6 +52,8 @@ pub struct Options {
     pub max_layer_ratio: f64,
     /// Multiple that kept counts are rounded to.
     pub round_to: RoundTo,
+    /// By name of a group that lost channels before: how many it had. Rounding goes by that.
+    pub whole: BTreeMap<String, usize>,
     /// Groups with a node or tensor name that matches one of these stay whole.
     pub exclude: Vec<Regex>,
     /// When not empty: only groups that match one of these are pruned.
@@ -96,6 +98,7 @@ impl Default for Options {
             min_channels: 1,
             max_layer_ratio: 0.9,
             round_to: RoundTo::default(),
+            whole: BTreeMap::new(),
             exclude: Vec::new(),
             only: Vec::new(),
             layer_ratio: Vec::new(),

@@ -99,7 +99,9 @@ pub fn prune_and_train(
             _ => 1.0,
         };
         let budget = of((aim / left).min(1.0));
-        let round = Options { budget, ..options.clone() };
+        let before = first.as_ref().map(|f| f.report.groups.as_slice()).unwrap_or_default();
+        let whole = before.iter().map(|g| (g.id.clone(), g.channels_before)).collect();
+        let round = Options { budget, whole, ..options.clone() };
         let told = |stage: &str| progress(&format!("round {i} of {}: {stage}", means.rounds));
         let mut pruned = prune(from, &round, &told)?;
         let cut = pruned.model.take().ok_or_else(|| Error::Internal("pruning gave no model".into()))?;

@@ -114,9 +114,11 @@ pub fn train(
     let teacher_graph = fixed_teacher.as_ref().map(Graph::new).transpose()?;
     let ta = teacher_graph.as_ref().map(|g| canon::analyse(g));
     let classes = pairs::classes(&a);
+    // Scores of classes, one for each sample; with more axes they may be anything (boxes, masks).
+    let one_of = classes.is_some_and(|v| a.lanes[0].shapes[v.0 as usize].as_ref().is_some_and(|d| d.len() == 2));
     let losses = match &o.losses {
         Some(l) => l.clone(),
-        None => usual_losses(teacher.is_some(), classes.is_some(), data.labels().is_some())?,
+        None => usual_losses(teacher.is_some(), one_of, data.labels().is_some())?,
     };
     if losses.0.iter().any(|(k, _)| k.needs_teacher()) && ta.is_none() {
         return Err(Error::Usage(format!(

@@ -318,7 +318,7 @@ impl PruneArgs {
 }
 
 /// The data files that the model reads.
-fn external_files(model: &Model) -> Vec<PathBuf> {
+pub fn external_files(model: &Model) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let walked = onnx::visit::tensors(&model.proto, &mut |t| {
         let location = t.external_data.iter().find(|e| e.key() == "location");

@@ -6,13 +6,13 @@ use super::interrupt::Writing;
 use super::output::{self, Staged};
 use super::parse;
 use super::progress::Progress;
-use super::prune::{in_file, load};
+use super::prune::{external_files, in_file, load};
 use super::report::{self, Form, ReportFile};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
-use onnx_prune::onnx::{self, SaveOptions};
+use onnx_prune::onnx::{self, Model, SaveOptions};
 use onnx_prune::plan::{self, Budget};
 use onnx_prune::prune::kept::kept;
 use onnx_prune::recover::Recover;
@@ -280,12 +280,16 @@ impl TrainCommand {
         words
     }
 
-    fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
+    fn check_outputs(&self, data: &Path, model: &Model, teacher: Option<&Model>) -> anyhow::Result<()> {
         let out = self.out();
+        let beside = output::data_file(&out);
+        let external: Vec<PathBuf> = [Some(model), teacher].into_iter().flatten().flat_map(external_files).collect();
         let mut read: Vec<(&str, &Path)> = vec![("the input", &self.model), ("the data", data)];
         read.extend(self.plan.iter().map(|p| ("the plan", p.as_path())));
         read.extend(self.teacher.iter().map(|t| ("the teacher", t.as_path())));
+        read.extend(external.iter().map(|p| ("a data file that is read", p.as_path())));
         let mut written: Vec<(&str, &Path)> = vec![("the trained model", &out)];
+        written.extend(model.was_external.then_some(("the trained model's data", beside.as_path())));
         written.extend(self.checkpoint.iter().map(|c| ("the checkpoint", c.as_path())));
         written.extend(self.plot.iter().map(|p| ("the plot", p.as_path())));
         written.extend(report::named(&self.report));
@@ -326,7 +330,11 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
     progress.stage("load");
     let model = load(&args.model)?;
     let teacher = args.teacher.as_deref().map(load).transpose()?;
-    args.check_outputs(&path)?;
+    args.check_outputs(&path, &model, teacher.as_ref())?;
+    if args.train.patience.is_some() && args.train.hold_back == 0.0 {
+        let why = "--patience waits for a better judgement on held-back samples, and --hold-back 0 holds none back";
+        return Err(Error::Usage(why.into()).into());
+    }
     progress.stage("data");
     args.cut.budget().map_or(Ok(()), |b| b.check())?;
     let mut options = args.train.options(args.epochs, data_options.batch, args.seed);

@@ -36,7 +36,10 @@ impl Held {
             let mut feed = data.batch(k)?;
             let samples: Vec<usize> = data.range(k).collect();
             feed.extend(targets.wanted(data.labels(), &samples, None)?);
-            let labels = data.labels().map(|all| samples.iter().filter_map(|&i| all.get(i).copied()).collect());
+            let labels = data
+                .labels()
+                .filter(|_| graphs.by_sample)
+                .map(|all| samples.iter().filter_map(|&i| all.get(i).copied()).collect());
             feeds.push((feed, labels));
         }
         if feeds.is_empty() {
@@ -46,8 +49,9 @@ impl Held {
                 data.batch_size()
             )));
         }
-        let labelled = data.labels().is_some() && graphs.logits;
-        let metric = if labelled { Some("top1") } else { graphs.teacher_logits.then_some("agreement") };
+        let labelled = data.labels().is_some() && graphs.by_sample;
+        let metric =
+            if labelled { Some("top1") } else { (graphs.logits && graphs.teacher_logits).then_some("agreement") };
         Ok(Held { session, feeds, metric })
     }
 

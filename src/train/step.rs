@@ -95,6 +95,8 @@ pub struct Graphs {
     pub statistics: Vec<(String, usize, usize)>,
     /// The evaluation hands out the student's logits, under [`names::LOGITS`].
     pub logits: bool,
+    /// The logits are one row of classes for each sample, as labels want them.
+    pub by_sample: bool,
     /// And the teacher's.
     pub teacher_logits: bool,
     /// Names of the terms.
@@ -256,6 +258,7 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
     let taught = spec.pairs.iter().find(|p| p.of_classes && Some(p.student) == spec.classes);
     let taught = taught.map(|p| p.teacher).or_else(|| spec.teacher.and_then(super::pairs::classes));
     let taught = taught.and_then(|v| teacher.get(&v)).copied();
+    let by_sample = logits.is_some_and(|v| m.t.dims(v).len() == 2);
     for (v, name) in [(logits, names::LOGITS), (taught, names::TEACHER_LOGITS)] {
         if let Some(v) = v {
             m.output(v, name);
@@ -273,6 +276,7 @@ fn write(spec: &Spec) -> Result<(Graphs, HashSet<ValueId>)> {
         state,
         statistics,
         logits: logits.is_some(),
+        by_sample,
         teacher_logits: taught.is_some(),
         terms: terms_named,
         unreached: Vec::new(),

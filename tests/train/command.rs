@@ -211,3 +211,16 @@ fn pruning_in_rounds_trains_after_each() {
     refused(&dir, &format!("{threshold} --finetune 1"), &["--finetune", "threshold"]);
     refused(&dir, &format!("{base} --lr 0.1"), &["--lr", "--finetune"]);
 }
+
+#[test]
+fn data_files_are_not_written_over() {
+    let dir = place("residual.folded.onnx");
+    ok(&dir, "net.onnx --ratio 0 --external-data -o big.onnx");
+    fs::rename(dir.path().join("big.onnx"), dir.path().join("in.onnx")).unwrap();
+    let base = format!("train in.onnx --loss ce --data images.npz --samples 64 --batch 16 --epochs 1 {TRACT}");
+    refused(&dir, &format!("{base} -o big.onnx"), &["big.onnx.data", "would overwrite"]);
+    ok(&dir, &format!("{base} -o out.onnx"));
+    assert!(dir.path().join("out.onnx.data").exists());
+    assert_eq!(values(&load(&dir, "out.onnx")).len(), values(&load(&dir, "in.onnx")).len());
+    refused(&dir, &format!("{base} --hold-back 0 --patience 2 -o out.onnx"), &["--patience", "--hold-back 0"]);
+}

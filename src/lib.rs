@@ -21,6 +21,7 @@
 //! | the proof | [`verify`], on a [`runtime`] |
 //! | samples to run a model on | [`data`] |
 //! | how good and how fast it is | [`evaluate`] |
+//! | many runs, on one machine or many | [`sweep`] |
 //! | what is told | [`report`], [`inspect`] |
 //!
 //! [`prune::prune`] runs all of it:
@@ -59,5 +60,6 @@ pub mod report;
 pub mod rewrite;
 pub mod runtime;
 pub mod score;
+pub mod sweep;
 pub mod train;
 pub mod verify;

@@ -87,6 +87,15 @@ impl DiffCommand {
         }
     }
 
+    /// The number of samples that would be compared.
+    pub fn count(&self) -> anyhow::Result<usize> {
+        let Some((path, options)) = self.data.resolve(&self.original, self.seed)? else {
+            return Err(Error::Usage(format!("no data: {NO_DATA}")).into());
+        };
+        let model = load(&self.original)?;
+        Ok(Dataset::open(&path, &model, &options).map_err(|e| in_file(e, &path))?.len())
+    }
+
     /// Everything about the reports that can be known before the work.
     fn check_outputs(&self, data: &Path) -> anyhow::Result<()> {
         let read = [

@@ -39,6 +39,7 @@ pub fn install() -> anyhow::Result<()> {
         if SIGNALS.fetch_add(1, Ordering::SeqCst) > 0 {
             std::process::exit(INTERRUPTED);
         }
+        onnx_prune::sweep::execute::stop();
         std::thread::spawn(|| {
             while WRITING.load(Ordering::SeqCst) > 0 {
                 std::thread::sleep(Duration::from_millis(5));

@@ -18,6 +18,7 @@ mod runtime;
 mod runtimes;
 mod sensitivity;
 mod speed;
+mod sweep;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
@@ -44,6 +45,7 @@ Examples:
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
   onnx-prune check model.onnx half.onnx --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml
+  onnx-prune sweep sweep.toml                              models × budgets × criteria × repairs × seeds, and what is best
   onnx-prune runtimes                                      what can run models here
 
 Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
@@ -54,7 +56,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -85,6 +87,8 @@ enum Command {
     Train(Box<train::TrainCommand>),
     /// Measure how fast models run, one against the other
     Bench(bench::BenchArgs),
+    /// Run every combination of models, budgets, criteria, repairs and seeds, here or on a cluster
+    Sweep(Box<sweep::SweepArgs>),
     /// Show what can run models here, and where it was found
     Runtimes(runtimes::RuntimesArgs),
 }
@@ -121,6 +125,7 @@ impl Cli {
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Train(args)) => train::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Sweep(args)) => sweep::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),
         };

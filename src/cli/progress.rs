@@ -67,7 +67,8 @@ impl Drop for Progress {
     }
 }
 
-fn time(seconds: f64) -> String {
+/// `75 s` is `1 min 15 s`.
+pub fn time(seconds: f64) -> String {
     let s = seconds.round() as u64;
     if s < 60 { format!("{s} s") } else { format!("{} min {:02} s", s / 60, s % 60) }
 }

@@ -49,6 +49,16 @@ pub fn peak_resident() -> Option<u64> {
     status("VmHWM:")
 }
 
+/// The most bytes that another process of this user had in memory so far.
+pub fn peak_of(process: u32) -> Option<u64> {
+    kilobytes(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmHWM:")
+}
+
+/// Bytes of memory that are free or can be freed.
+pub fn available_memory() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 /// The peak starts anew from what is in memory now. Whether the system permits that.
 pub fn forget_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()

@@ -19,6 +19,7 @@ pub mod schema;
 pub mod sensitivity_plot;
 pub mod sensitivity_text;
 pub mod summary_terminal;
+pub mod sweep_text;
 pub mod terminal;
 pub mod text;
 pub mod train_plot;

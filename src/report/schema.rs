@@ -15,6 +15,8 @@ use crate::inspect::{INSPECT_SCHEMA_VERSION, Inspection};
 use crate::plan::{PlanFile, SCHEMA};
 use crate::report::{PruneReport, SCHEMA_VERSION};
 use crate::runtime::RuntimeInfo;
+use crate::sweep::SWEEP_SCHEMA_VERSION;
+use crate::sweep::collect::Table;
 use crate::train::history::{History, TRAIN_SCHEMA_VERSION};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, transform};
@@ -46,6 +48,7 @@ pub fn documents() -> Vec<Document> {
         document::<PruneReport>("prune", "onnx-prune --report", Some(SCHEMA_VERSION)),
         document::<Vec<RuntimeInfo>>("runtimes", "onnx-prune runtimes", None),
         document::<SensitivityReport>("sensitivity", "onnx-prune sensitivity", Some(sensitivity::SCHEMA_VERSION)),
+        document::<Table>("sweep", "onnx-prune sweep", Some(SWEEP_SCHEMA_VERSION)),
         document::<History>("train", "onnx-prune train", Some(TRAIN_SCHEMA_VERSION)),
     ]
 }

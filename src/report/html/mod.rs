@@ -9,6 +9,7 @@ mod accuracy;
 mod part;
 mod plot;
 mod sections;
+mod sweep;
 mod thumbs;
 mod training;
 mod training_plot;
@@ -23,6 +24,7 @@ use crate::evaluate::bench::BenchReport;
 use crate::evaluate::check::CheckReport;
 use crate::evaluate::diff::{Diff, Models};
 use crate::evaluate::machine::Machine;
+use crate::sweep::collect::Table;
 use crate::train::history::History;
 use askama::Template;
 use part::{Block, Section};
@@ -39,6 +41,8 @@ pub struct Page<'a> {
     pub check: Option<&'a CheckReport>,
     /// A training run.
     pub training: Option<&'a History>,
+    /// A sweep, which has a page of its own.
+    pub sweep: Option<&'a Table>,
     /// A comparison on data.
     pub accuracy: Option<&'a Diff>,
     /// Measured times.

@@ -8,8 +8,8 @@ use super::accuracy::{self, VIEW};
 use super::part::{Block, Cell, Figure, Gallery, Item, Section, Table, capital, from_view, sentence};
 use super::plot::{self, Span};
 use super::thumbs::{self, BROKEN, FIXED, WORST};
-use super::training;
 use super::{Page, Provenance};
+use super::{sweep, training};
 use crate::channels::Pin;
 use crate::error::Result;
 use crate::evaluate::bench::{BenchReport, in_words};
@@ -32,6 +32,7 @@ pub(super) struct Size {
 /// All sections that have something to say.
 pub(super) fn all(page: &Page) -> Result<Vec<Section>> {
     let mut out = page.training.map_or(Ok(Vec::new()), training::sections)?;
+    out.extend(page.sweep.map_or(Ok(Vec::new()), sweep::sections)?);
     let mut add = |id, heading, blocks: Vec<Block>| {
         if !blocks.is_empty() {
             out.push(Section { id, heading, blocks });

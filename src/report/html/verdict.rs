@@ -1,7 +1,7 @@
 //! The verdict: what comes first on the page.
 
 use super::super::{diff_view, text};
-use super::{Page, training};
+use super::{Page, sweep, training};
 use crate::evaluate::bench::{self, BenchReport};
 use crate::evaluate::gate;
 use crate::evaluate::metric::Metric;
@@ -72,6 +72,7 @@ impl Verdict {
             (0, ..) if !slower.is_empty() => ("bad", "✕", "Slower", format!("{}.", slower.join("; "))),
             (0, _, Some(why)) => ("doubt", "!", "Missed", format!("The budget was missed: {why}.")),
             (0, 0, None) if limits.is_empty() => match (page.prune, page.training) {
+                _ if page.sweep.is_some() => page.sweep.map_or(("plain", "i", "", String::new()), sweep::verdict),
                 (Some(p), _) => ("good", "✓", "Budget met", met(p)),
                 (None, Some(t)) => training::verdict(t),
                 (None, None) => ("plain", "i", "No limits", untested(page)),
@@ -140,6 +141,7 @@ fn limits(page: &Page) -> Vec<Limit> {
 /// At most five: accuracy, speed, sizes.
 fn figures(page: &Page) -> Vec<Figure> {
     let mut all = page.training.map(training::figures).unwrap_or_default();
+    all.extend(page.sweep.map(sweep::figures).unwrap_or_default());
     let mut add = |name: String, value: String, more: String| all.push(Figure { name, value, more });
     if let Some(d) = page.diff()
         && let (Some(m), Some(s)) = (d.primary, d.main())

@@ -172,6 +172,12 @@ fn what_runs_models() {
     let report = json(&dir, "d.json");
     assert!(report["layers"].is_object() && !report["gates"].as_array().unwrap().is_empty());
     holds("diff", &report);
+    ok(&dir, &format!("diff net.onnx small.onnx {metrics} --layer-samples 8 {on} --shard 2/3 --report dp.json"));
+    holds("part", &json(&dir, "dp.json"));
+    ok(&dir, &format!("check net.onnx small.onnx --max-drop 50 {on} --shard 1/2 --report cp.json"));
+    holds("part", &json(&dir, "cp.json"));
+    ok(&dir, &format!("sensitivity net.onnx {few} --metric top1 --shard 1/2 --report sp.json"));
+    holds("part", &json(&dir, "sp.json"));
     // Outputs that are equal have no finite figures everywhere.
     holds("diff", &printed(&dir, &format!("diff net.onnx net.onnx --samples 3 --layer-samples 0 {on} --format json")));
     ok(&dir, "bench net.onnx small.onnx --runs 5 --warmup 0 --max-ratio 100 --runtime tract --report b.json");

@@ -237,3 +237,14 @@ fn jobs_for_queues_are_printed() {
     let job = json(&ok(&dir, &format!("sweep s.toml --engine k8s --image onnx-prune:1 --claim work --mount {mount}")));
     assert_eq!(job["spec"]["completions"], 16);
 }
+
+#[test]
+fn parts_make_the_same_table() {
+    let spec = "[[model]]\npath = 'residual.onnx'\ntest = 'images.npz'\nprepare = {samples = 50}\n[grid]\nratio = [0.3]\n\
+                criterion = ['l1', 'l2']\nrecover = ['none']\n[measure]\ndiff = {layer-samples = 0, batch = 8}\n";
+    let dir = place(spec);
+    assert_eq!(made(&run(&dir, "sweep s.toml --store whole")), 2 * 3);
+    fs::write(dir.path().join("s.toml"), format!("{spec}shard-samples = 20\n")).unwrap();
+    assert_eq!(made(&run(&dir, "sweep s.toml --store parts")), 2 * (2 + 3 + 1));
+    assert_eq!(csv(&dir, "parts"), csv(&dir, "whole"));
+}

@@ -1,6 +1,7 @@
 //! What layers see on calibration data, and what follows from it: how much each removal costs, and where.
 
 pub mod activations;
+pub mod exact_sum;
 pub mod moments;
 pub mod obs;
 pub mod rows;

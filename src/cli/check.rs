@@ -8,14 +8,17 @@ use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::report::{self, Form, FormArgs, LAYER_SAMPLES};
 use super::runtime::{DeviceArgs, RuntimeArgs};
+use super::shard::{self, ShardArgs};
 use super::speed::{self, At, SpeedArgs};
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
 use onnx_prune::evaluate::check::{CheckReport, Measured, judge};
-use onnx_prune::evaluate::diff::{self, Diff, compare, stricter};
+use onnx_prune::evaluate::diff::{self, Diff, Observed, observe, stricter};
 use onnx_prune::evaluate::metric::{Metric, Where};
+use onnx_prune::evaluate::shard::check::CheckPart;
+use onnx_prune::evaluate::shard::{Part, Shard};
 use onnx_prune::onnx::Model;
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{check_text, json, terminal};
@@ -62,6 +65,8 @@ pub struct CheckArgs {
     speed: SpeedArgs,
     #[command(flatten)]
     form: FormArgs,
+    #[command(flatten)]
+    shard: ShardArgs,
     /// Seed of all that is drawn
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "General")]
     seed: u64,
@@ -88,8 +93,9 @@ impl CheckArgs {
         held: &Held,
         original: &Model,
         pruned: &Model,
+        shard: Shard,
         progress: &Progress,
-    ) -> anyhow::Result<(Diff, Dataset)> {
+    ) -> anyhow::Result<(Observed, Dataset)> {
         let Some((path, options)) = self.data.resolve(&self.original, self.seed)? else {
             return Err(Error::Usage(format!("{} needs data: {NO_DATA}", held.on_data())).into());
         };
@@ -102,8 +108,9 @@ impl CheckArgs {
             layer_samples: self.layer_samples.unwrap_or(if self.form.has(Form::Html) { LAYER_SAMPLES } else { 0 }),
             limits: held.limits.accuracy,
         };
-        let diff = compare(original, pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
-        Ok((diff, data))
+        let models = (original, pruned);
+        let seen = observe(models, &data, &*runtime, &options, shard, &|stage| progress.stage(stage))?;
+        Ok((seen, data))
     }
 
     fn at(&self) -> At<'_> {
@@ -112,7 +119,16 @@ impl CheckArgs {
     }
 }
 
-fn text(report: &CheckReport, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
+/// The report's form; tables for `None`.
+pub fn printed(report: &CheckReport, form: Option<Form>, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
+    match form {
+        None => Ok(check_text::terminal(report, terminal::width())),
+        Some(form) => text(report, form, pictures),
+    }
+}
+
+/// The report's form.
+pub fn text(report: &CheckReport, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     Ok(match form {
         Form::Json => json::to_string(report)?,
         Form::Markdown => check_text::markdown(report),
@@ -140,12 +156,16 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     args.check_outputs()?;
     held.check(original)?;
     diff::check(original, pruned)?;
+    if let Some(shard) = args.shard.shard {
+        return part(args, shard, &held, (original, pruned), progress);
+    }
     let timed = held.needs_times() || args.speed.asked();
     let speed = if timed { Some(args.speed.prepare(args.at(), &models)?) } else { None };
     let mut measured = Measured::sizes(original, pruned);
     let mut pictures = Vec::new();
     if held.needs_accuracy() {
-        let (diff, data) = args.accuracy(&held, original, pruned, &progress)?;
+        let (seen, data) = args.accuracy(&held, original, pruned, Shard::WHOLE, &progress)?;
+        let diff: Diff = seen.finish()?;
         if args.form.has(Form::Html) {
             pictures = html::thumbnails(&diff, &data)?;
         }
@@ -157,16 +177,43 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     report::stage(&args.form.report, |form| text(&report, form, &pictures))?
         .into_iter()
         .try_for_each(Staged::publish)?;
-    step_summary(&check_text::markdown(&report))?;
+    summary(&report)?;
     drop(progress);
     if !args.common.quiet {
-        let printed = args.form.printed().map(|form| text(&report, form, &pictures));
-        super::print(&printed.unwrap_or_else(|| Ok(check_text::terminal(&report, terminal::width())))?)?;
+        super::print(&printed(&report, args.form.printed(), &pictures)?)?;
         report.latency.iter().for_each(speed::warn);
     }
     // The reports are there whatever the limits say.
     report.verdict()?;
     Ok(())
+}
+
+/// One part of the samples.
+fn part(
+    args: &CheckArgs,
+    shard: Shard,
+    held: &Held,
+    models: (&Model, &Model),
+    progress: Progress,
+) -> anyhow::Result<()> {
+    if args.speed.asked() || held.needs_times() || !held.needs_accuracy() {
+        return Err(Error::Usage(format!(
+            "--shard {shard}: parts are parts of the samples, so there has to be a limit on accuracy and none on times (nor a flag              about them, nor a --baseline that has times); check those with a run of their own, without --shard"
+        ))
+        .into());
+    }
+    shard::check(shard, &args.form.report, args.form.printed())?;
+    let (seen, data) = args.accuracy(held, models.0, models.1, shard, &progress)?;
+    let (n, all) = seen.samples();
+    let part = CheckPart::new(seen, &held.limits, held.baseline.as_ref())?;
+    let part = Part::check(shard, models, &data, part);
+    drop(progress);
+    shard::put(&part, &args.form.report, args.common.quiet, args.form.printed(), &format!("{n} of {all} samples"))
+}
+
+/// Adds the report to the summary of a step on GitHub.
+pub fn summary(report: &CheckReport) -> anyhow::Result<()> {
+    step_summary(&check_text::markdown(report))
 }
 
 /// Adds to the summary of a step on GitHub.

@@ -7,11 +7,13 @@ use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::report::{self, Form, ReportFile};
 use super::runtime::RuntimeArgs;
+use super::shard::{self, ShardArgs};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
-use onnx_prune::evaluate::diff::{Diff, Limits, Options, check, compare, stricter};
+use onnx_prune::evaluate::diff::{Diff, Limits, Options, check, compare, observe, stricter};
 use onnx_prune::evaluate::metric::{Metric, Where};
+use onnx_prune::evaluate::shard::Part;
 use onnx_prune::report::html::{self, Page, Provenance};
 use onnx_prune::report::{diff_markdown, diff_terminal, json, terminal};
 use onnx_prune::runtime::choose;
@@ -72,12 +74,24 @@ pub struct DiffCommand {
     #[arg(long, conflicts_with = "format", help_heading = "Output")]
     json: bool,
     #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
     common: Common,
 }
 
 impl DiffCommand {
+    /// The form that is printed; `None` for tables.
+    fn printed(&self) -> Option<Form> {
+        match self.format {
+            _ if self.json => Some(Form::Json),
+            Format::Table => None,
+            Format::Json => Some(Form::Json),
+            Format::Markdown => Some(Form::Markdown),
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
             metrics: self.metric.clone(),
@@ -107,22 +121,23 @@ impl DiffCommand {
     }
 }
 
-fn text(diff: &Diff, format: Format) -> anyhow::Result<String> {
-    Ok(match format {
-        Format::Table => diff_terminal::diff(diff, terminal::width()),
-        Format::Json => json::to_string(diff)?,
-        Format::Markdown => diff_markdown::diff(diff),
-    })
+/// A form of the result; tables for `None`.
+pub fn printed(diff: &Diff, form: Option<Form>) -> anyhow::Result<String> {
+    match form {
+        None => Ok(diff_terminal::diff(diff, terminal::width())),
+        Some(form) => written(diff, form, &[]),
+    }
 }
 
-fn written(diff: &Diff, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
+/// A form of the result.
+pub fn written(diff: &Diff, form: Form, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     match form {
         Form::Html => {
             let reproduce = Provenance::here(report::command_line());
             Ok(html::page(&Page { accuracy: Some(diff), thumbnails: pictures, reproduce, ..Page::default() })?)
         }
-        Form::Markdown => text(diff, Format::Markdown),
-        _ => text(diff, Format::Json),
+        Form::Markdown => Ok(diff_markdown::diff(diff)),
+        _ => Ok(json::to_string(diff)?),
     }
 }
 
@@ -131,6 +146,7 @@ pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
     args.common.start()?;
     let options = args.options();
     options.limits.check()?;
+    args.shard.shard.map_or(Ok(()), |s| shard::check(s, &args.report, args.printed()))?;
     let Some((path, data_options)) = args.data.resolve(&args.original, args.seed)? else {
         return Err(Error::Usage(format!("no data: {NO_DATA}")).into());
     };
@@ -142,13 +158,21 @@ pub fn run(args: &DiffCommand) -> anyhow::Result<()> {
     progress.stage("data");
     let data = Dataset::open(&path, stricter(&original, &pruned), &data_options).map_err(|e| in_file(e, &path))?;
     let runtime = choose(args.runtime.runtime.into(), args.runtime.ort_lib.as_deref())?;
+    if let Some(shard) = args.shard.shard {
+        let models = (&original, &pruned);
+        let seen = observe(models, &data, &*runtime, &options, shard, &|stage| progress.stage(stage))?;
+        let (n, all) = seen.samples();
+        let part = Part::diff(shard, models, &data, seen);
+        drop(progress);
+        return shard::put(&part, &args.report, args.common.quiet, args.printed(), &format!("{n} of {all} samples"));
+    }
     let diff = compare(&original, &pruned, &data, &*runtime, &options, &|stage| progress.stage(stage))?;
     let pictures = if report::has_page(&args.report) { html::thumbnails(&diff, &data)? } else { Vec::new() };
     progress.stage("write");
     report::stage(&args.report, |form| written(&diff, form, &pictures))?.into_iter().try_for_each(Staged::publish)?;
     drop(progress);
     if !args.common.quiet {
-        super::print(&text(&diff, if args.json { Format::Json } else { args.format })?)?;
+        super::print(&printed(&diff, args.printed())?)?;
     }
     // The reports are there whatever the limits say.
     diff.verdict()?;

@@ -8,6 +8,7 @@ mod inspect;
 mod interrupt;
 mod latency;
 mod limits;
+mod merge;
 mod output;
 mod parse;
 mod progress;
@@ -17,6 +18,7 @@ mod report;
 mod runtime;
 mod runtimes;
 mod sensitivity;
+mod shard;
 mod speed;
 mod sweep;
 mod train;
@@ -45,6 +47,7 @@ Examples:
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
   onnx-prune check model.onnx half.onnx --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml
+  onnx-prune diff model.onnx half.onnx --data photos/ --shard 2/8 --report 2.json   one part of eight; then onnx-prune merge *.json
   onnx-prune sweep sweep.toml                              models × budgets × criteria × repairs × seeds, and what is best
   onnx-prune runtimes                                      what can run models here
 
@@ -56,7 +59,7 @@ A model that is named like a command is given as ./inspect.";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune merge [OPTIONS] PART...\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -87,6 +90,8 @@ enum Command {
     Train(Box<train::TrainCommand>),
     /// Measure how fast models run, one against the other
     Bench(bench::BenchArgs),
+    /// Put the parts of a diff, check or sensitivity together that were measured with --shard
+    Merge(merge::MergeArgs),
     /// Run every combination of models, budgets, criteria, repairs and seeds, here or on a cluster
     Sweep(Box<sweep::SweepArgs>),
     /// Show what can run models here, and where it was found
@@ -125,6 +130,7 @@ impl Cli {
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Train(args)) => train::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Merge(args)) => merge::run(&args),
             Some(Command::Sweep(args)) => sweep::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
             None => prune::run(&self.prune),

@@ -79,6 +79,11 @@ pub struct ReportFile {
 }
 
 impl ReportFile {
+    /// What the name's end says.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
     /// For clap: any form.
     pub fn any(text: &str) -> Result<Self, String> {
         Self::of(text, &[Form::Json, Form::Markdown, Form::Html, Form::Junit])

@@ -8,22 +8,26 @@ use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::quality::MetricArgs;
 use super::runtime::RuntimeArgs;
+use super::shard::{AS_JSON, ShardArgs};
 use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
-use onnx_prune::evaluate::sensitivity::{GroupCurve, Removal, Request, SHARES, SensitivityReport, sensitivity};
+use onnx_prune::evaluate::quality::Quality;
+use onnx_prune::evaluate::sensitivity::{GroupCurve, Removal, Request, SHARES, SensitivityReport, measure};
+use onnx_prune::evaluate::shard::{Part, Shard};
 use onnx_prune::plan::RoundTo;
 use onnx_prune::prune::Options;
 use onnx_prune::report::{json, sensitivity_plot, sensitivity_text, terminal};
 use onnx_prune::score::CriterionSpec;
 use regex::Regex;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     /// A table
     Table,
     /// JSON with every detail
@@ -69,6 +73,8 @@ pub struct SensitivityArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
     metric: MetricArgs,
     #[command(flatten)]
     data: DataArgs,
@@ -81,6 +87,7 @@ pub struct SensitivityArgs {
 /// Runs the command.
 pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
     args.common.start()?;
+    args.check_part()?;
     let progress = Progress::new(args.common.quiet);
     progress.stage("load");
     let model = load(&args.model)?;
@@ -115,25 +122,32 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
         shares: &shares,
         removal: args.removal,
     };
-    let open = |path: &PathBuf| Notes::open(path, &key(args, &model.sha256(), &request));
+    let asked = asked(args, &request);
+    let open = |path: &PathBuf| Notes::open(path, &key(&model.sha256(), &asked));
     let mut notes = args.resume.as_ref().map(open).transpose()?;
     let done = notes.as_mut().map(|n| std::mem::take(&mut n.done)).unwrap_or_default();
     let mut note = |curve: &GroupCurve| match &mut notes {
         Some(notes) => notes.add(curve),
         None => Ok(()),
     };
-    let report =
-        sensitivity(&model, &request, &done, &mut note, &|s| progress.stage(s)).map_err(|e| in_file(e, &args.model))?;
+    let shard = args.shard.shard.unwrap_or(Shard::WHOLE);
+    let part = measure(&model, &request, shard, &done, &mut note, &|s| progress.stage(s));
+    let part = part.map_err(|e| in_file(e, &args.model))?;
     progress.stage("write");
-    let mut staged = Vec::new();
-    if let Some(path) = &args.report {
-        let csv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-        staged.push(Staged::new(path, if csv { sensitivity_text::csv(&report) } else { json::to_string(&report)? })?);
+    if args.shard.shard.is_some() {
+        let (n, all) = part.curves();
+        let part = Part::sensitivity(shard, &model, asked, part);
+        let text = part.to_json()?;
+        args.report.iter().try_for_each(|path| Staged::new(path, text.clone())?.publish())?;
+        drop(progress);
+        if !args.common.quiet {
+            let said = format!("Part {shard}: {n} of {all} curves\n");
+            super::print(if args.format == Format::Json { &text } else { &said })?;
+        }
+        return Ok(());
     }
-    if let Some(path) = &args.plot {
-        staged.push(Staged::new(path, sensitivity_plot::svg(&report)?)?);
-    }
-    staged.into_iter().try_for_each(Staged::publish)?;
+    let report = part.finish()?;
+    write(&report, args.report.iter(), args.plot.as_deref())?;
     drop(progress);
     if !args.common.quiet {
         super::print(&text(&report, args.format)?)?;
@@ -141,7 +155,41 @@ pub fn run(args: &SensitivityArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text(report: &SensitivityReport, format: Format) -> anyhow::Result<String> {
+impl SensitivityArgs {
+    /// A part comes out as JSON or not at all.
+    fn check_part(&self) -> anyhow::Result<()> {
+        let Some(shard) = self.shard.shard else { return Ok(()) };
+        let json = |p: &PathBuf| !is_csv(p);
+        let some = self.report.is_some() || self.format == Format::Json;
+        if !some || !self.report.iter().all(json) || self.format == Format::Csv || self.plot.is_some() {
+            return Err(Error::Usage(format!("--shard {shard}: {AS_JSON}, and the plot")).into());
+        }
+        Ok(())
+    }
+}
+
+fn is_csv(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"))
+}
+
+/// Writes the report to files, as CSV where their names say so, and the plot.
+pub fn write<'a>(
+    report: &SensitivityReport,
+    files: impl Iterator<Item = &'a PathBuf>,
+    plot: Option<&Path>,
+) -> anyhow::Result<()> {
+    let mut staged = Vec::new();
+    for path in files {
+        staged.push(Staged::new(path, text(report, if is_csv(path) { Format::Csv } else { Format::Json })?)?);
+    }
+    if let Some(path) = plot {
+        staged.push(Staged::new(path, sensitivity_plot::svg(report)?)?);
+    }
+    staged.into_iter().try_for_each(Staged::publish)
+}
+
+/// The report as it is printed.
+pub fn text(report: &SensitivityReport, format: Format) -> anyhow::Result<String> {
     Ok(match format {
         Format::Table => sensitivity_text::table(report, terminal::width()),
         Format::Json => json::to_string(report)?,
@@ -149,21 +197,34 @@ fn text(report: &SensitivityReport, format: Format) -> anyhow::Result<String> {
     })
 }
 
+/// Everything that decides what the curves are, beside the model.
+fn asked(args: &SensitivityArgs, r: &Request) -> BTreeMap<String, String> {
+    let criterion = args.criterion.as_ref().map_or_else(|| "none".into(), ToString::to_string);
+    let list = |l: &[Regex]| format!("{:?}", l.iter().map(Regex::as_str).collect::<Vec<_>>());
+    let measured = r.quality.map(|q| (q.name(), q.samples(), q.original()));
+    let data = match r.quality {
+        Some(Quality::Data(on)) => on.data().digest(),
+        _ => "none".into(),
+    };
+    BTreeMap::from([
+        ("--removal".into(), format!("{:?}", r.removal)),
+        ("--shares".into(), format!("{:?}", r.shares)),
+        ("--criterion".into(), criterion),
+        ("--exclude".into(), list(&args.exclude)),
+        ("--only".into(), list(&args.only)),
+        ("--seed".into(), args.seed.to_string()),
+        ("data that calibrates".into(), r.calibration.digest()),
+        ("data that measures".into(), data),
+        ("runtime".into(), format!("{} {}", r.calibration.runtime.name(), r.calibration.runtime.version())),
+        // The metric's flags say where the other samples come from.
+        ("flags of the metric".into(), format!("{:?}", args.metric)),
+        ("the original's figure".into(), format!("{measured:?}")),
+    ])
+}
+
 /// Two runs with the same key give the same curves.
-fn key(args: &SensitivityArgs, sha: &str, r: &Request) -> String {
-    let criterion = args.criterion.as_ref().map(ToString::to_string);
-    let lists = [&args.exclude, &args.only].map(|l| l.iter().map(Regex::as_str).collect::<Vec<_>>());
-    // The metric's flags say where the other samples come from.
-    let measured = (&args.metric, r.quality.map(|q| (q.name(), q.samples(), q.original())));
-    format!(
-        "{} {sha} {:?} {:?} {} {criterion:?} {lists:?} {} {} {measured:?}",
-        env!("CARGO_PKG_VERSION"),
-        r.removal,
-        r.shares,
-        args.seed,
-        r.calibration.digest(),
-        r.calibration.runtime.name(),
-    )
+fn key(sha: &str, asked: &BTreeMap<String, String>) -> String {
+    format!("{} {sha} {asked:?}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Finished groups, a line of JSON each, after a line that says what they belong to.

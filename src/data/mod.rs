@@ -14,6 +14,7 @@
 
 mod arrays;
 pub mod config;
+mod digest;
 mod element;
 mod images;
 mod load;
@@ -248,6 +249,13 @@ impl Dataset {
     /// Where the data comes from.
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// A SHA-256 in hexadecimal of what is selected and how it is used: the samples' names, labels and order, the batch, the
+    /// preparation of values, and the samples themselves as they are stored; of images, which are not read for this, names and sizes
+    /// of the files.
+    pub fn digest(&self) -> String {
+        digest::digest(self)
     }
 
     /// These samples alone, in this order.

@@ -12,17 +12,19 @@
 
 mod read;
 
-pub use read::load;
+pub use read::{load, parse};
 
 use super::check::{Gate, Measured};
 use super::significance::Interval;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::AccuracyReport;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use read::{ANEW, Named, Row, Sides, Times};
 
 /// How much worse than the baseline is still noise.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tolerance {
     /// Points that the primary metric may drop further. On the same samples the same model has the same figure; another runtime
     /// or picture decoder moved some 0.2 to 0.4 points of 500 samples.
@@ -54,6 +56,8 @@ struct Figure {
 #[derive(Clone, Debug)]
 pub struct Baseline {
     name: String,
+    /// The whole report.
+    text: String,
     tool: String,
     sides: Sides,
     figure: Option<Figure>,
@@ -109,6 +113,16 @@ impl Baseline {
     /// The file, as it was given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The whole report.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// How much worse is still noise.
+    pub fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     /// Whether it is about the same original.

@@ -8,13 +8,13 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::AccuracyReport;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the JSON schema.
 pub const CHECK_SCHEMA_VERSION: u32 = 1;
 
 /// Shares of the original that may stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SizeLimits {
     /// Of the multiply-accumulates.
     pub macs: Option<f64>,

@@ -1,6 +1,7 @@
 //! The accuracy diff of two models with the same interface: `onnx-prune diff`.
 //!
-//! [`compare`] runs both on the same samples, batch by batch, and keeps a few numbers a sample. [`Diff`] is its result; as JSON
+//! [`compare`] runs both on the same samples, batch by batch, and keeps a few numbers a sample. That is two steps, [`observe`] and
+//! [`Observed::finish`], so that the first can be done in parts. [`Diff`] is the result; as JSON
 //! it has exactly the fields below, in this order. [`DIFF_SCHEMA_VERSION`] grows when a field changes its meaning or goes away.
 //! Numbers that are not finite are `null` in JSON.
 
@@ -8,6 +9,7 @@ mod classes;
 mod gates;
 mod interface;
 mod layers;
+mod observe;
 mod outputs;
 mod scores;
 
@@ -15,11 +17,12 @@ pub use classes::{Changed, ClassScore, Confusion};
 pub use gates::{Gate, Limits};
 pub use interface::{check, stricter};
 pub use layers::{LayerDiff, Layers};
+pub use observe::{Observed, observe};
 pub use outputs::{Kl, OutputDiff, Quantiles, Worst};
 pub use scores::{Score, Verdict};
 
 use super::metric::{Metric, Where};
-use super::significance::CONFIDENCE;
+use super::shard::Shard;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flat::flatten;
@@ -29,18 +32,15 @@ use crate::plan;
 use crate::prune::{analyse, count_params};
 use crate::runtime::walk::Feed;
 use crate::runtime::{Runtime, Session};
-use classes::Classes;
-use outputs::OutputTally;
 use schemars::JsonSchema;
-use scores::Counted;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of the JSON schema.
 pub const DIFF_SCHEMA_VERSION: u32 = 1;
 
 /// What is compared, beside what always is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Options {
     /// Metrics asked for. The first is the primary one; without any it is top-1 with labels, else agreement.
     pub metrics: Vec<Metric>,
@@ -99,7 +99,7 @@ pub struct Diff {
 }
 
 /// Both models.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Models {
     /// The one that is compared with.
     pub original: ModelSide,
@@ -108,7 +108,7 @@ pub struct Models {
 }
 
 /// One model.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelSide {
     /// The file.
     pub path: String,
@@ -124,7 +124,7 @@ pub struct ModelSide {
 }
 
 /// What ran the models.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuntimeUsed {
     /// Its name.
     pub name: String,
@@ -190,85 +190,7 @@ pub fn compare(
     options: &Options,
     stage: &dyn Fn(&str),
 ) -> Result<Diff> {
-    check(original, pruned)?;
-    options.limits.check()?;
-    let place = &options.place;
-    if let Some(name) = &place.output {
-        has_output(original, name)?;
-    }
-    let mut notes: Vec<String> = data.notes().to_vec();
-    let (mut a, mut b) = (Running::new(original, runtime)?, Running::new(pruned, runtime)?);
-    let mut counted: Vec<Counted> = Vec::new();
-    let mut classes: Option<Classes> = None;
-    let mut tallies: Vec<OutputTally> = Vec::new();
-    let batches = data.batches();
-    for k in 0..batches {
-        stage(&format!("batch {} of {batches}", k + 1));
-        let inputs = data.batch(k)?;
-        let (x, y) = rayon::join(|| a.run(&inputs), || b.run(&inputs));
-        let (x, y) = (x?, y?);
-        let range = data.range(k);
-        if k == 0 {
-            classes = Classes::find(place, &x, range.len());
-            counted = scores::choose(options, data, &x, classes.as_ref(), &mut notes)?;
-            tallies = OutputTally::all(&x, place);
-        }
-        let labels = data.labels().and_then(|l| l.get(range.clone()));
-        let place = |e: Error| Error::Usage(format!("{}: {e}", data.path().display()));
-        for c in &mut counted {
-            c.add(&x, &y, labels).map_err(|e| if c.metric.needs_labels() { place(e) } else { e })?;
-        }
-        if let Some(c) = &mut classes {
-            c.add(&x, &y);
-        }
-        tallies.iter_mut().for_each(|t| t.add(&x, &y, range.len()));
-    }
-    let layers = match options.layer_samples {
-        0 => None,
-        n => Some(layers::layers(original, pruned, data, runtime, n, stage)?),
-    };
-    stage("figures");
-    let outputs: Vec<OutputDiff> = tallies.iter().map(OutputTally::finish).collect();
-    if !outputs.iter().any(|o| o.batches > 0) {
-        return Err(nothing(original, pruned, &tallies));
-    }
-    notes.extend(tallies.iter().filter_map(OutputTally::note));
-    let (accuracy, iou_per_class) = scores::accuracy(&counted, data.len(), &mut notes);
-    let primary = scores::primary(options, &counted);
-    let used = counted.iter().any(|c| c.metric == Metric::Top1 && c.is_measured());
-    let labels = data.labels().filter(|_| used);
-    let (per_class, confusions) = match (&classes, labels) {
-        (Some(c), Some(l)) => (c.per_class(l), c.confusions(l)),
-        _ => (Vec::new(), Vec::new()),
-    };
-    let changed = classes.as_ref().map(|c| c.changed(data, labels)).unwrap_or_default();
-    let worst = outputs::worst(&tallies, data, classes.as_ref(), labels);
-    let mut hollow: BTreeMap<Metric, String> = BTreeMap::new();
-    hollow.extend(counted.iter().filter(|c| c.is_measured()).filter_map(|c| Some((c.metric, c.says_nothing()?))));
-    notes.extend(hollow.values().cloned());
-    let gates = gates::judge(&options.limits, primary, &accuracy, &hollow)?;
-    Ok(Diff {
-        schema_version: DIFF_SCHEMA_VERSION,
-        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
-        models: Models { original: ModelSide::of(original), pruned: ModelSide::of(pruned) },
-        data: data.path().display().to_string(),
-        samples: data.len(),
-        labels: labels.is_some(),
-        runtime: RuntimeUsed { name: runtime.name().into(), version: runtime.version() },
-        confidence: CONFIDENCE,
-        primary,
-        identical: tallies.iter().all(OutputTally::is_identical),
-        accuracy,
-        per_class,
-        confusions,
-        changed,
-        iou_per_class,
-        outputs,
-        worst,
-        layers,
-        gates,
-        notes,
-    })
+    observe((original, pruned), data, runtime, options, Shard::WHOLE, stage)?.finish()
 }
 
 /// # Errors
@@ -278,16 +200,6 @@ fn has_output(model: &Model, name: &str) -> Result<()> {
     let all = || names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
     let missing = || Error::Usage(format!("--metric-output: there is no output {name:?}; the outputs are {}", all()));
     names.contains(&name).then_some(()).ok_or_else(missing)
-}
-
-/// No output has the same shape in both.
-fn nothing(original: &Model, pruned: &Model, tallies: &[OutputTally]) -> Error {
-    let why = tallies.iter().find_map(OutputTally::note).unwrap_or_else(|| "there are no outputs".into());
-    Error::Usage(format!(
-        "{} and {} have no outputs of the same shape to compare: {why}",
-        original.path.display(),
-        pruned.path.display()
-    ))
 }
 
 impl Diff {

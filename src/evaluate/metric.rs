@@ -3,12 +3,12 @@
 //! All are means over samples (the first axis of an output), except [`Metric::Iou`], which is counted over all positions of
 //! all samples, and [`Metric::Psnr`], which is a function of the mean squared error over all of them.
 
+use super::counts::Counts;
 use crate::error::{Error, Result};
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// A figure of quality.
@@ -71,7 +71,7 @@ impl fmt::Display for Metric {
 }
 
 /// Where metrics look.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Where {
     /// The output; without it all floating-point outputs (of metrics over classes: the first that has classes).
     pub output: Option<String>,
@@ -122,33 +122,32 @@ impl Where {
 pub struct Tally {
     metric: Metric,
     place: Where,
-    /// Per sample; of [`Metric::Psnr`] the squared error, of [`Metric::Iou`] the agreement.
-    samples: Vec<f64>,
-    /// Per class: positions that both give to it, and that at least one does.
-    classes: Vec<(u64, u64)>,
-    /// Least and largest value, sum, sum of squares and number of the original's outputs.
-    range: (f64, f64),
-    moments: (f64, f64, f64),
-    /// The class axis has one score only, which is a yes or a no.
-    single: bool,
-    /// Classes that the original gives; two are enough to know.
-    answers: BTreeSet<usize>,
+    /// Samples before the first that is counted here, for messages.
+    before: usize,
+    counts: Counts,
 }
 
 impl Tally {
     /// Nothing counted yet.
     pub fn new(metric: Metric, place: Where) -> Tally {
-        let range = (f64::INFINITY, f64::NEG_INFINITY);
-        Tally {
-            metric,
-            place,
-            samples: Vec::new(),
-            classes: Vec::new(),
-            range,
-            moments: (0.0, 0.0, 0.0),
-            single: false,
-            answers: BTreeSet::new(),
-        }
+        Tally { metric, place, before: 0, counts: Counts::default() }
+    }
+
+    /// The first sample that is counted is number `before` of all.
+    #[must_use]
+    pub fn after(self, before: usize) -> Tally {
+        Tally { before, ..self }
+    }
+
+    /// With what was counted elsewhere.
+    #[must_use]
+    pub fn counted(self, counts: Counts) -> Tally {
+        Tally { counts, ..self }
+    }
+
+    /// What was counted.
+    pub fn into_counts(self) -> Counts {
+        self.counts
     }
 
     /// Counts a batch: what the original gives, what the model gives, the labels of the samples.
@@ -178,7 +177,7 @@ impl Tally {
             }
             all.iter_mut().zip(values).for_each(|(all, v)| *all += v / outputs);
         }
-        self.samples.extend(all);
+        self.counts.samples.extend(all);
         Ok(())
     }
 
@@ -194,10 +193,7 @@ impl Tally {
             return self.by_class(name, a, b, axis, labels);
         }
         let (x, y) = (a.to_f64(), b.to_f64());
-        for &v in x.iter().filter(|v| v.is_finite()) {
-            self.range = (self.range.0.min(v), self.range.1.max(v));
-            self.moments = (self.moments.0 + v, self.moments.1 + v * v, self.moments.2 + 1.0);
-        }
+        self.counts.spread.add(&x);
         let per = (x.len() / n.max(1)).max(1);
         let pair = |(x, y): (&[f64], &[f64])| match self.metric {
             Metric::Cosine => cosine(x, y),
@@ -208,7 +204,7 @@ impl Tally {
 
     fn by_class(&mut self, name: &str, a: &Array, b: &Array, axis: usize, labels: Option<&[i64]>) -> Result<Vec<f64>> {
         let (first, now) = (Scores::new(a, axis), Scores::new(b, axis));
-        self.single = first.classes == 1;
+        self.counts.single = first.classes == 1;
         if self.metric.needs_labels() {
             return self.by_label(name, &now, labels);
         }
@@ -218,29 +214,14 @@ impl Tally {
             for p in 0..first.positions {
                 let (x, y) = (first.best(s, p), now.best(s, p));
                 same += usize::from(x.is_some() && x == y);
-                if self.answers.len() < 2 {
-                    self.answers.extend(x);
-                }
+                self.counts.answer(x);
                 if self.metric == Metric::Iou {
-                    self.count(x, y);
+                    self.counts.class(x, y);
                 }
             }
             out.push(same as f64 / first.positions.max(1) as f64);
         }
         Ok(out)
-    }
-
-    fn count(&mut self, x: Option<usize>, y: Option<usize>) {
-        let most = x.max(y).map_or(0, |m| m + 1);
-        if self.classes.len() < most {
-            self.classes.resize(most, (0, 0));
-        }
-        for c in [x, y.filter(|_| x != y)].into_iter().flatten() {
-            if let Some((both, any)) = self.classes.get_mut(c) {
-                *both += u64::from(x == y);
-                *any += 1;
-            }
-        }
     }
 
     fn by_label(&self, name: &str, now: &Scores, labels: Option<&[i64]>) -> Result<Vec<f64>> {
@@ -260,7 +241,7 @@ impl Tally {
         let mut hits = Vec::with_capacity(labels.len());
         for (s, &label) in labels.iter().enumerate() {
             let class = usize::try_from(label).ok().filter(|&c| c < now.classes.max(2)).ok_or_else(|| {
-                let (sample, classes) = (self.samples.len() + s, now.classes);
+                let (sample, classes) = (self.before + self.counts.samples.len() + s, now.classes);
                 Error::Usage(format!(
                     "label {label} of sample {sample}: output {name:?} has {classes} classes, from 0 on"
                 ))
@@ -272,20 +253,20 @@ impl Tally {
 
     /// One value per sample, in order: what the score is the mean of.
     pub fn samples(&self) -> &[f64] {
-        &self.samples
+        &self.counts.samples
     }
 
     /// Intersection over union per class, where any position has it; of a single score, of the yes alone.
     pub fn per_class(&self) -> Vec<Option<f64>> {
-        let from = usize::from(self.single);
+        let from = usize::from(self.counts.single);
         let share = |&(both, any): &(u64, u64)| (any > 0).then(|| both as f64 / any as f64);
-        self.classes.iter().enumerate().map(|(c, n)| if c < from { None } else { share(n) }).collect()
+        self.counts.classes.iter().enumerate().map(|(c, n)| if c < from { None } else { share(n) }).collect()
     }
 
     /// Why the figure says nothing, if so: a model that always gives one answer would do as well.
     pub fn says_nothing(&self) -> Option<String> {
-        let compared = matches!(self.metric, Metric::Agreement | Metric::Iou) && !self.samples.is_empty();
-        (compared && self.answers.len() < 2).then(|| {
+        let compared = matches!(self.metric, Metric::Agreement | Metric::Iou) && !self.samples().is_empty();
+        (compared && self.counts.answers.len() < 2).then(|| {
             format!(
                 "{} says nothing here: the original gives the same class everywhere on this data, as a model that ignores its \
                  input would; take other data, or --metric cosine or mse",
@@ -296,10 +277,10 @@ impl Tally {
 
     /// The figure; `NaN` when nothing was counted.
     pub fn score(&self) -> f64 {
-        let mean = self.samples.iter().sum::<f64>() / self.samples.len() as f64;
+        let mean = self.samples().iter().sum::<f64>() / self.samples().len() as f64;
         match self.metric {
             Metric::Psnr if mean.is_finite() => {
-                let range = self.range.1 - self.range.0;
+                let range = self.counts.spread.range();
                 if mean > 0.0 { (10.0 * (range * range / mean).log10()).min(MOST_PSNR) } else { MOST_PSNR }
             }
             Metric::Iou => {
@@ -316,8 +297,7 @@ impl Tally {
     pub fn drop(&self, original: f64) -> f64 {
         match self.metric {
             Metric::Mse => {
-                let (sum, squares, n) = self.moments;
-                let variance = squares / n - (sum / n) * (sum / n);
+                let variance = self.counts.spread.variance();
                 if variance > 0.0 { 100.0 * self.score() / variance } else { self.score() }
             }
             Metric::Psnr => MOST_PSNR - self.score(),

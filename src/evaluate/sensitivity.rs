@@ -1,6 +1,8 @@
 //! How sensitive a network is: what changes when one channel group at a time loses a share of its channels.
 
 use super::quality::{Measured, Quality};
+use super::shard::Shard;
+use super::shard::sensitivity::{Beside, SensitivityPart};
 use crate::calibrate::obs::Key;
 use crate::calibrate::survey::{Probe, Surveyor};
 use crate::calibrate::{Calibration, sites};
@@ -114,6 +116,22 @@ pub fn sensitivity(
     each: &mut dyn FnMut(&GroupCurve) -> Result<()>,
     progress: &dyn Fn(&str),
 ) -> Result<SensitivityReport> {
+    measure(model, request, Shard::WHOLE, done, each, progress)?.finish()
+}
+
+/// The same for some of the units alone, which are dealt out in turn. Every part takes all samples' statistics of all layers, so
+/// that its curves rest on the same numbers as those of one run.
+///
+/// # Errors
+/// As [`sensitivity`].
+pub fn measure(
+    model: &Model,
+    request: &Request,
+    shard: Shard,
+    done: &[GroupCurve],
+    each: &mut dyn FnMut(&GroupCurve) -> Result<()>,
+    progress: &dyn Fn(&str),
+) -> Result<SensitivityPart> {
     if let Some(s) = request.shares.iter().find(|s| !(**s > 0.0 && **s < 1.0)) {
         return Err(Error::Usage(format!("shares to remove lie between 0 and 1, not {s}")));
     }
@@ -130,19 +148,21 @@ pub fn sensitivity(
     let names = |u: usize| plan.groups(u).iter().map(|&g| ch.groups[g].name.clone()).collect::<Vec<_>>();
     let known: BTreeMap<&[String], &GroupCurve> = done.iter().map(|c| (c.groups.as_slice(), c)).collect();
     let movable: Vec<usize> = (0..ch.units.len()).filter(|&u| !plan.at[u].is_empty()).collect();
-    let left: BTreeSet<usize> = movable.iter().copied().filter(|&u| !known.contains_key(&*names(u))).collect();
+    let mine: Vec<(usize, usize)> = movable.iter().copied().enumerate().filter(|(i, _)| shard.deals(*i)).collect();
+    let left = mine.iter().any(|&(_, u)| !known.contains_key(&*names(u)));
     let (fit, held) = request.calibration.split();
     let mut surveyor = None;
-    if request.removal == Removal::Obs && !left.is_empty() {
+    if request.removal == Removal::Obs && left {
         progress("survey");
-        surveyor = Some(Surveyor::new(&ready, &fit, &left)?);
+        // Of all units, whatever is left: where the network is cut into stretches decides the last bits.
+        surveyor = Some(Surveyor::new(&ready, &fit, &movable.iter().copied().collect())?);
     }
     let probe = Probe::new(&ready, &held)?;
     let mut groups = Vec::new();
-    for (i, &u) in movable.iter().enumerate() {
+    for &(i, u) in &mine {
         let name = names(u);
         if let Some(curve) = known.get(name.as_slice()) {
-            groups.push((*curve).clone());
+            groups.push((i, (*curve).clone()));
             continue;
         }
         progress(&format!("group {} of {}", i + 1, movable.len()));
@@ -159,20 +179,18 @@ pub fn sensitivity(
             points,
         };
         each(&curve)?;
-        groups.push(curve);
+        groups.push((i, curve));
     }
     let quality = request.quality;
-    Ok(SensitivityReport {
-        schema_version: SCHEMA_VERSION,
-        tool: concat!("onnx-prune ", env!("CARGO_PKG_VERSION")).into(),
+    let beside = Beside {
         model: model.path.display().to_string(),
         removal: request.removal,
         calibration_samples: request.calibration.samples(),
         metric: quality.map(Quality::name),
         samples: quality.and_then(Quality::samples),
         original: quality.map(Quality::original),
-        groups,
-    })
+    };
+    Ok(SensitivityPart::new(beside, movable.len(), groups))
 }
 
 /// What each unit loses.

@@ -123,6 +123,24 @@ impl Model {
         self.sha256.get_or_init(hash).clone()
     }
 
+    /// A SHA-256 in hexadecimal of everything that the model computes with: [`sha256`](Self::sha256), and where there are data files,
+    /// the bytes of all tensors as well.
+    pub fn content_sha256(&self) -> String {
+        let main = self.sha256();
+        if !self.was_external {
+            return main;
+        }
+        let mut hash = Sha256::new();
+        hash.update(&main);
+        let walked: Result<(), OnnxError> = visit::tensors(&self.proto, &mut |t| {
+            hash.update(t.name());
+            hash.update(t.raw_data());
+            Ok(())
+        });
+        debug_assert!(walked.is_ok());
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// A flat model has lost its subgraphs.
     fn check_whole(&self) -> Result<(), OnnxError> {
         if self.scopes.is_some() { Err(OnnxError::Flat) } else { Ok(()) }

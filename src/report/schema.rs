@@ -9,6 +9,7 @@ use crate::evaluate::bench::BenchReport;
 use crate::evaluate::check::{CHECK_SCHEMA_VERSION, CheckReport};
 use crate::evaluate::diff::{DIFF_SCHEMA_VERSION, Diff};
 use crate::evaluate::sensitivity::{self, SensitivityReport};
+use crate::evaluate::shard::{PART_SCHEMA_VERSION, Part};
 use crate::inspect::summary::Summary;
 use crate::inspect::why::Why;
 use crate::inspect::{INSPECT_SCHEMA_VERSION, Inspection};
@@ -44,6 +45,7 @@ pub fn documents() -> Vec<Document> {
         document::<Inspection>("inspect", "onnx-prune inspect", Some(INSPECT_SCHEMA_VERSION)),
         document::<Summary>("inspect-summary", "onnx-prune inspect --summary", Some(INSPECT_SCHEMA_VERSION)),
         document::<Why>("inspect-why", "onnx-prune inspect --why", Some(INSPECT_SCHEMA_VERSION)),
+        document::<Part>("part", "onnx-prune --shard", Some(PART_SCHEMA_VERSION)),
         document::<PlanFile>("plan", "onnx-prune --save-plan", Some(SCHEMA)),
         document::<PruneReport>("prune", "onnx-prune --report", Some(SCHEMA_VERSION)),
         document::<Vec<RuntimeInfo>>("runtimes", "onnx-prune runtimes", None),

@@ -96,13 +96,22 @@ pub(super) struct Ratio {
 /// [`Error::Usage`] when it cannot be read, is no such report, or is one of a run that broke its limits.
 pub fn load(path: &Path, tolerance: Tolerance) -> Result<Baseline> {
     let name = path.display().to_string();
+    let refuse = |e| Error::Usage(format!("--baseline {name}: cannot be read: {e}; {ANEW}"));
+    let text = std::fs::read_to_string(path).map_err(refuse)?;
+    parse(&name, text, tolerance)
+}
+
+/// The same from the report's text; `name` is what the file is called.
+///
+/// # Errors
+/// [`Error::Usage`] when it is no such report, or is one of a run that broke its limits.
+pub fn parse(name: &str, text: String, tolerance: Tolerance) -> Result<Baseline> {
     let refuse = |why: String| Error::Usage(format!("--baseline {name}: {why}"));
     for (flag, x) in [("--baseline-drop", tolerance.drop), ("--baseline-slowdown", tolerance.slowdown)] {
         if !(x.is_finite() && x >= 0.0) {
             return Err(Error::Usage(format!("{flag}: expected a number of at least 0, not {x}")));
         }
     }
-    let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}; {ANEW}")))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| refuse(format!("is no JSON ({e}); {ANEW}")))?;
     let (Some(passed), Some(sides)) = (value.get("passed").and_then(Value::as_bool), value.get("models")) else {
         return Err(refuse(format!(
@@ -147,7 +156,8 @@ pub fn load(path: &Path, tolerance: Tolerance) -> Result<Baseline> {
         data: compared.map(|c| (c.data, c.runtime)),
         times: times.and_then(row),
         tolerance,
-        name,
+        name: name.to_owned(),
+        text,
     })
 }
 

@@ -1,11 +1,11 @@
 //! What the models take each sample for.
 
 use super::super::metric::{Metric, Scores, Where};
-use crate::data::Dataset;
+use super::observe::Samples;
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Top-1 of one class.
@@ -58,6 +58,7 @@ pub struct Changed {
 }
 
 /// The class of each sample.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub(super) struct Classes {
     /// The output that tells.
     output: String,
@@ -97,6 +98,16 @@ impl Classes {
             count: scores.classes.max(2),
             taken: Vec::new(),
         })
+    }
+
+    /// Goes on with what comes after. Both are of the same output.
+    pub fn join(&mut self, after: Classes) {
+        self.taken.extend(after.taken);
+    }
+
+    /// Whether both are about the same output.
+    pub fn alike(&self, other: &Classes) -> bool {
+        (&self.output, self.axis, self.count) == (&other.output, other.axis, other.count)
     }
 
     pub fn add(&mut self, original: &Feed, pruned: &Feed) {
@@ -145,7 +156,7 @@ impl Classes {
         all
     }
 
-    pub fn changed(&self, data: &Dataset, labels: Option<&[i64]>) -> Vec<Changed> {
+    pub fn changed(&self, data: &Samples, labels: Option<&[i64]>) -> Vec<Changed> {
         let changed = self.taken.iter().enumerate().filter(|(_, (a, b))| a != b);
         let one = |(sample, &(original, pruned)): (usize, &(Option<usize>, Option<usize>))| Changed {
             sample,

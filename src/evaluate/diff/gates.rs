@@ -5,11 +5,11 @@ use super::super::significance::Interval;
 use super::Score;
 use crate::error::{Error, Result};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What must hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// The primary metric is at most so many points worse.
     pub max_drop: Option<f64>,

@@ -1,5 +1,7 @@
 //! Where in the network the difference arises: tensors of the same name, compared in the network's order.
 
+use super::super::exact;
+use super::super::shard::Shard;
 use super::of_model;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -9,7 +11,7 @@ use crate::onnx::proto::NodeProto;
 use crate::runtime::walk::{Feed, Walker};
 use crate::runtime::{Array, Runtime};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -61,7 +63,6 @@ pub struct LayerDiff {
 /// Sums over all batches.
 #[derive(Clone, Debug, Default)]
 struct Sums {
-    shape: Vec<usize>,
     n: f64,
     squares: f64,
     /// Mean and sum of squared deviations of the original's elements.
@@ -70,27 +71,84 @@ struct Sums {
 }
 
 /// What became of a tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 enum Seen {
-    Sums(Sums),
+    /// It was compared.
+    Compared {
+        /// Its sizes in the first batch.
+        shape: Vec<usize>,
+        /// A batch at a time: elements, sum of squared differences, mean and sum of squared deviations of the original's.
+        #[serde(with = "exact::rows")]
+        #[schemars(with = "Vec<[exact::Exact; 4]>")]
+        batches: Vec<[f64; 4]>,
+    },
+    /// Its sizes differ.
     OtherShape,
+    /// It does not come out, or holds integers.
     LeftOut,
 }
 
+impl Seen {
+    /// Goes on with what comes after. What is lost once is lost.
+    fn join(&mut self, after: Seen) {
+        if let Seen::Compared { batches, .. } = self {
+            match after {
+                Seen::Compared { batches: more, .. } => batches.extend(more),
+                lost => *self = lost,
+            }
+        }
+    }
+}
+
+/// A node's output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Made {
+    tensor: String,
+    node: String,
+    op: String,
+    /// What the node reads, through its subgraphs too.
+    reads: Vec<String>,
+}
+
+/// What a run over some of the samples saw of layers.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(super) struct LayersSeen {
+    /// Of all, not of those seen here.
+    samples: usize,
+    /// Everything that the original's nodes make, in order.
+    made: Vec<Made>,
+    only_original: usize,
+    only_pruned: usize,
+    /// Constants that the graphs compute from constants are no layers.
+    fixed: usize,
+    /// By the position in `made`.
+    seen: BTreeMap<usize, Seen>,
+}
+
+/// One batch of a tensor in both models: elements, squared differences, mean, squared deviations.
+fn batch(a: &Array, b: &Array) -> [f64; 4] {
+    let (a, b) = (a.to_f64(), b.to_f64());
+    let n = a.len() as f64;
+    if n == 0.0 {
+        return [0.0; 4];
+    }
+    let apart = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b) * (a - b) };
+    let squares = a.iter().zip(&b).map(apart).sum::<f64>();
+    let mean = a.iter().sum::<f64>() / n;
+    [n, squares, mean, a.iter().map(|x| (x - mean) * (x - mean)).sum()]
+}
+
 impl Sums {
-    fn add(&mut self, a: &Array, b: &Array) {
-        if self.shape.is_empty() {
-            self.shape.clone_from(&a.dims);
-        }
-        let (a, b) = (a.to_f64(), b.to_f64());
-        let n = a.len() as f64;
-        if n == 0.0 {
-            return;
-        }
-        let apart = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b) * (a - b) };
-        self.squares += a.iter().zip(&b).map(apart).sum::<f64>();
+    fn of(batches: &[[f64; 4]]) -> Sums {
+        let mut sums = Sums::default();
+        batches.iter().filter(|b| b[0] > 0.0).for_each(|b| sums.add(*b));
+        sums
+    }
+
+    fn add(&mut self, [n, squares, mean, deviations]: [f64; 4]) {
+        self.squares += squares;
         // Chan, Golub and LeVeque's way to join two variances.
-        let mean = a.iter().sum::<f64>() / n;
-        let deviations: f64 = a.iter().map(|x| (x - mean) * (x - mean)).sum();
         let (total, delta) = (self.n + n, mean - self.mean);
         self.deviations += deviations + delta * delta * self.n * n / total;
         self.mean += delta * n / total;
@@ -107,10 +165,17 @@ impl Sums {
     }
 }
 
-/// Names of all tensors that nodes make, in order.
-fn made(model: &Model) -> Vec<(&NodeProto, &String)> {
+/// All tensors that nodes make, in order.
+fn made(model: &Model) -> Vec<Made> {
     let nodes = model.proto.graph.iter().flat_map(|g| &g.node);
-    nodes.flat_map(|n| n.output.iter().filter(|o| !o.is_empty()).map(move |o| (n, o))).collect()
+    let reads = |n: &NodeProto| n.input.iter().map(String::as_str).chain(captured_names(n)).map(str::to_owned).collect();
+    let one = |n: &NodeProto, tensor: &String| Made {
+        tensor: tensor.clone(),
+        node: n.name().to_owned(),
+        op: n.op_type().to_owned(),
+        reads: reads(n),
+    };
+    nodes.flat_map(|n| n.output.iter().filter(|o| !o.is_empty()).map(move |o| one(n, o))).collect()
 }
 
 /// So many samples, spread evenly, so that data in order of classes is not taken from the first class alone.
@@ -124,63 +189,89 @@ fn spread(data: &Dataset, n: usize) -> Result<Dataset> {
     pick(n).or_else(|_| pick(data.batch_size()))
 }
 
-/// Compares all tensors that both models have, on about `samples` samples.
+/// Compares all tensors that both models have, on one part of about `samples` samples.
 ///
 /// # Errors
 /// When a sample cannot be read, or a model has no graph. Tensors that cannot be computed are counted.
 pub(super) fn layers(
-    original: &Model,
-    pruned: &Model,
+    (original, pruned): (&Model, &Model),
     data: &Dataset,
     runtime: &dyn Runtime,
     samples: usize,
+    shard: Shard,
     stage: &dyn Fn(&str),
-) -> Result<Layers> {
+) -> Result<LayersSeen> {
     let data = spread(data, samples)?;
     let (first, second) = (made(original), made(pruned));
-    let others: BTreeSet<&str> = second.iter().map(|(_, v)| v.as_str()).collect();
-    let names: BTreeSet<&str> = first.iter().map(|(_, v)| v.as_str()).collect();
-    let common: Vec<(&NodeProto, &String)> =
-        first.iter().filter(|(_, v)| others.contains(v.as_str())).copied().collect();
+    let others: BTreeSet<&str> = second.iter().map(|m| m.tensor.as_str()).collect();
+    let names: BTreeSet<&str> = first.iter().map(|m| m.tensor.as_str()).collect();
+    let common: Vec<(usize, &Made)> =
+        first.iter().enumerate().filter(|(_, m)| others.contains(m.tensor.as_str())).collect();
     let only_original = first.len() - common.len();
-    let only_pruned = second.iter().filter(|(_, v)| !names.contains(v.as_str())).count();
-    let mut seen: BTreeMap<&str, Seen> = BTreeMap::new();
-    // Constants that the graphs compute from constants are no layers.
-    let mut fixed = 0;
+    let only_pruned = second.iter().filter(|m| !names.contains(m.tensor.as_str())).count();
+    let idle = |model| Walker::new(runtime, model, Vec::new(), 0);
+    let (a, b) = (idle(original)?, idle(pruned)?);
+    let (fixed, moving): (Vec<_>, Vec<_>) =
+        common.iter().partition(|(_, m)| a.is_fixed(&m.tensor) || b.is_fixed(&m.tensor));
+    let mut seen: BTreeMap<usize, Seen> = BTreeMap::new();
+    // Batches that go through the network together stay together, whatever part they are in, and every tensor is asked for each
+    // time: what a runtime computes may depend, in its last bits, on the stretches that the network is cut into.
     let step = (TOGETHER / data.batch_size().max(1)).max(1);
-    for from in (0..data.batches()).step_by(step) {
-        let feeds = (from..(from + step).min(data.batches())).map(|k| Ok(Arc::new(data.batch(k)?)));
-        let feeds: Vec<Arc<Feed>> = feeds.collect::<Result<_, Error>>()?;
+    for group in shard.range(data.batches().div_ceil(step)) {
+        let batches = group * step..((group + 1) * step).min(data.batches());
+        let feeds: Vec<Arc<Feed>> = batches.map(|k| Ok(Arc::new(data.batch(k)?))).collect::<Result<_, Error>>()?;
         let mut a = Walker::new(runtime, original, feeds.clone(), MEMORY)?;
         let mut b = Walker::new(runtime, pruned, feeds, MEMORY)?;
-        fixed = common.iter().filter(|(_, v)| a.is_fixed(v) || b.is_fixed(v)).count();
-        for (_, name) in &common {
-            let lost = matches!(seen.get(name.as_str()), Some(Seen::OtherShape | Seen::LeftOut));
-            if lost || a.is_fixed(name) || b.is_fixed(name) {
-                continue;
-            }
-            stage(&format!("layers: {name}"));
-            let asked = std::slice::from_ref(*name);
+        for &(at, m) in &moving {
+            stage(&format!("layers: {}", m.tensor));
+            let asked = std::slice::from_ref(&m.tensor);
             let (x, y) = rayon::join(|| values(&mut a, asked), || values(&mut b, asked));
             let result = match (x, y) {
-                (Ok(x), Ok(y)) => look(seen.remove(name.as_str()), &x, &y),
+                (Ok(x), Ok(y)) => look(&x, &y),
                 (Err(e), _) => unread(of_model(e, original))?,
                 (_, Err(e)) => unread(of_model(e, pruned))?,
             };
-            seen.insert(name, result);
+            match seen.get_mut(&at) {
+                Some(before) => before.join(result),
+                None => _ = seen.insert(at, result),
+            }
         }
     }
-    let tensors = tensors(&first, &seen);
-    let count = |f: fn(&Seen) -> bool| seen.values().filter(|s| f(s)).count();
-    Ok(Layers {
-        samples: data.len(),
-        compared: tensors.len(),
-        other_shape: count(|s| matches!(s, Seen::OtherShape)),
-        left_out: count(|s| matches!(s, Seen::LeftOut)) + fixed,
-        only_original,
-        only_pruned,
-        tensors,
-    })
+    let fixed = fixed.len();
+    Ok(LayersSeen { samples: data.len(), only_original, only_pruned, fixed, seen, made: first })
+}
+
+impl LayersSeen {
+    /// Goes on with what comes after.
+    pub fn join(&mut self, after: LayersSeen) {
+        for (at, more) in after.seen {
+            match self.seen.get_mut(&at) {
+                Some(before) => before.join(more),
+                None => _ = self.seen.insert(at, more),
+            }
+        }
+    }
+
+    /// Whether both are about the same networks and samples.
+    pub fn alike(&self, other: &LayersSeen) -> bool {
+        let head = |l: &LayersSeen| (l.samples, l.only_original, l.only_pruned, l.fixed);
+        head(self) == head(other) && self.made == other.made
+    }
+
+    /// The comparison.
+    pub fn finish(&self) -> Layers {
+        let tensors = tensors(&self.made, &self.seen);
+        let count = |f: fn(&Seen) -> bool| self.seen.values().filter(|s| f(s)).count();
+        Layers {
+            samples: self.samples,
+            compared: tensors.len(),
+            other_shape: count(|s| matches!(s, Seen::OtherShape)),
+            left_out: count(|s| matches!(s, Seen::LeftOut)) + self.fixed,
+            only_original: self.only_original,
+            only_pruned: self.only_pruned,
+            tensors,
+        }
+    }
 }
 
 /// A tensor in all batches.
@@ -201,11 +292,8 @@ fn unread(e: Error) -> Result<Seen> {
     }
 }
 
-fn look(before: Option<Seen>, a: &[Array], b: &[Array]) -> Seen {
-    let mut sums = match before {
-        Some(Seen::Sums(sums)) => sums,
-        _ => Sums::default(),
-    };
+fn look(a: &[Array], b: &[Array]) -> Seen {
+    let mut batches = Vec::new();
     for (a, b) in a.iter().zip(b) {
         if a.data.is_integer() || b.data.is_integer() {
             return Seen::LeftOut;
@@ -213,29 +301,29 @@ fn look(before: Option<Seen>, a: &[Array], b: &[Array]) -> Seen {
         if a.dims != b.dims {
             return Seen::OtherShape;
         }
-        sums.add(a, b);
+        batches.push(batch(a, b));
     }
-    Seen::Sums(sums)
+    Seen::Compared { shape: a.first().map(|a| a.dims.clone()).unwrap_or_default(), batches }
 }
 
-fn tensors(made: &[(&NodeProto, &String)], seen: &BTreeMap<&str, Seen>) -> Vec<LayerDiff> {
+fn tensors(made: &[Made], seen: &BTreeMap<usize, Seen>) -> Vec<LayerDiff> {
     // The largest error of the nearest compared tensors before and including each tensor.
     let mut reach: BTreeMap<&str, f64> = BTreeMap::new();
     let mut out = Vec::new();
-    for (node, name) in made {
-        let reads = node.input.iter().map(String::as_str).chain(captured_names(node));
-        let before = reads.filter_map(|r| reach.get(r)).copied().fold(0.0, f64::max);
-        let Some(Seen::Sums(sums)) = seen.get(name.as_str()) else {
-            reach.insert(name, before);
+    for (at, m) in made.iter().enumerate() {
+        let before = m.reads.iter().filter_map(|r| reach.get(r.as_str())).copied().fold(0.0, f64::max);
+        let Some(Seen::Compared { shape, batches }) = seen.get(&at) else {
+            reach.insert(&m.tensor, before);
             continue;
         };
+        let sums = Sums::of(batches);
         let error = sums.error();
-        reach.insert(name, error.unwrap_or(before));
+        reach.insert(&m.tensor, error.unwrap_or(before));
         out.push(LayerDiff {
-            tensor: name.to_string(),
-            node: node.name().to_owned(),
-            op: node.op_type().to_owned(),
-            shape: sums.shape.clone(),
+            tensor: m.tensor.clone(),
+            node: m.node.clone(),
+            op: m.op.clone(),
+            shape: shape.clone(),
             mse: sums.mse(),
             error,
             growth: error.map(|e| e - before),
@@ -255,31 +343,44 @@ mod tests {
 
     #[test]
     fn errors_are_shares_of_the_variance_of_all_batches() {
-        let mut sums = Sums::default();
-        sums.add(&array(&[1.0, 3.0]), &array(&[1.0, 4.0]));
-        sums.add(&array(&[5.0]), &array(&[5.0]));
+        let sums = Sums::of(&[
+            batch(&array(&[1.0, 3.0]), &array(&[1.0, 4.0])),
+            batch(&array(&[]), &array(&[])),
+            batch(&array(&[5.0]), &array(&[5.0])),
+        ]);
         assert!((sums.error().unwrap() - 1.0 / 8.0).abs() < 1e-12);
         assert!((sums.mse() - 1.0 / 3.0).abs() < 1e-12);
-        let mut flat = Sums::default();
-        flat.add(&array(&[2.0, 2.0]), &array(&[2.0, 3.0]));
-        assert_eq!(flat.error(), None);
+        assert_eq!(Sums::of(&[batch(&array(&[2.0, 2.0]), &array(&[2.0, 3.0]))]).error(), None);
     }
 
     #[test]
     fn growth_is_since_the_nearest_compared_tensor() {
-        let node = |name: &str, reads: &[&str], makes: &str| NodeProto {
-            name: Some(name.into()),
-            op_type: Some("Conv".into()),
-            input: reads.iter().map(|r| r.to_string()).collect(),
-            output: vec![makes.into()],
-            ..NodeProto::default()
+        let node = |name: &str, reads: &[&str], makes: &str| Made {
+            tensor: makes.into(),
+            node: name.into(),
+            op: "Conv".into(),
+            reads: reads.iter().map(|r| r.to_string()).collect(),
         };
-        let nodes = [node("1", &["x"], "a"), node("2", &["a"], "b"), node("3", &["b", "a"], "c")];
-        let made: Vec<(&NodeProto, &String)> = nodes.iter().map(|n| (n, &n.output[0])).collect();
-        let sums = |squares: f64| Seen::Sums(Sums { n: 1.0, squares, deviations: 1.0, ..Sums::default() });
-        let seen = BTreeMap::from([("a", sums(0.1)), ("b", Seen::OtherShape), ("c", sums(0.3))]);
+        let made = [node("1", &["x"], "a"), node("2", &["a"], "b"), node("3", &["b", "a"], "c")];
+        // One element with a squared deviation of 1.
+        let sums = |squares: f64| Seen::Compared { shape: vec![1], batches: vec![[1.0, squares, 0.0, 1.0]] };
+        let seen = BTreeMap::from([(0, sums(0.1)), (1, Seen::OtherShape), (2, sums(0.3))]);
         let all = tensors(&made, &seen);
         assert_eq!(all.iter().map(|t| t.tensor.as_str()).collect::<Vec<_>>(), ["a", "c"]);
         assert!((all[0].growth.unwrap() - 0.1).abs() < 1e-12 && (all[1].growth.unwrap() - 0.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_lost_once_is_lost() {
+        let compared = |x: f64| Seen::Compared { shape: vec![1], batches: vec![[1.0, x, 0.0, 1.0]] };
+        let joined = |mut a: Seen, b: Seen| {
+            a.join(b);
+            a
+        };
+        assert_eq!(joined(Seen::LeftOut, compared(1.0)), Seen::LeftOut);
+        assert_eq!(joined(compared(1.0), Seen::OtherShape), Seen::OtherShape);
+        assert_eq!(joined(Seen::OtherShape, Seen::LeftOut), Seen::OtherShape);
+        let Seen::Compared { batches, .. } = joined(compared(1.0), compared(2.0)) else { panic!() };
+        assert_eq!(batches.len(), 2);
     }
 }

@@ -1,12 +1,14 @@
 //! Outputs against outputs, without labels.
 
+use super::super::counts::Spread;
+use super::super::exact;
 use super::super::metric::{MOST_PSNR, Metric, Scores, Where, cosine};
 use super::classes::Classes;
-use crate::data::Dataset;
+use super::observe::Samples;
 use crate::runtime::Array;
 use crate::runtime::walk::Feed;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Worst samples that are told.
 const WORST: usize = 20;
@@ -109,13 +111,13 @@ pub struct Worst {
 }
 
 /// One output, counted batch by batch.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub(super) struct OutputTally {
-    name: String,
-    shape: Vec<usize>,
+    /// Its name, sizes in the first batch of all, classes and kind: the same whatever is counted here.
+    head: Head,
+    /// The pruned model's sizes, where they are others for the first time.
     shape_pruned: Option<Vec<usize>>,
-    /// Where its classes are.
-    axis: Option<usize>,
-    integer: bool,
+    /// Batches that are compared.
     batches: usize,
     /// Batches of other sizes.
     skipped: usize,
@@ -126,15 +128,48 @@ pub(super) struct OutputTally {
     odd: u64,
     /// Elements that are no number in both, which counts as equal.
     nan: u64,
+    /// Mean squared difference of each sample.
+    #[serde(with = "exact::list")]
+    #[schemars(with = "Vec<exact::Exact>")]
     mse: Vec<f64>,
+    /// Cosine of each sample.
+    #[serde(with = "exact::list")]
+    #[schemars(with = "Vec<exact::Exact>")]
     cosine: Vec<f64>,
-    /// As the scores are, and of their softmax.
-    kl: (Vec<f64>, Vec<f64>),
+    /// Divergence of each sample with the scores as they are.
+    #[serde(with = "exact::list")]
+    #[schemars(with = "Vec<exact::Exact>")]
+    kl_plain: Vec<f64>,
+    /// The same of their softmax.
+    #[serde(with = "exact::list")]
+    #[schemars(with = "Vec<exact::Exact>")]
+    kl_softmax: Vec<f64>,
+    /// All scores so far are probabilities.
     probabilities: bool,
+    /// Largest absolute difference; no number once one is none.
+    #[serde(with = "exact::one")]
+    #[schemars(with = "exact::Exact")]
     max_delta: f64,
-    range: (f64, f64),
-    /// Number, sum and sum of squares of the original's finite elements.
-    moments: (f64, f64, f64),
+    /// Of the original's finite elements.
+    spread: Spread,
+}
+
+/// What the first batch of all says of an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(super) struct Head {
+    pub name: String,
+    shape: Vec<usize>,
+    /// Where its classes are.
+    axis: Option<usize>,
+    integer: bool,
+}
+
+/// The larger of two differences; once one is no number it stays so.
+fn larger(so_far: f64, next: f64) -> f64 {
+    if next > so_far || next.is_nan() {
+        return if so_far.is_nan() { so_far } else { next };
+    }
+    so_far
 }
 
 impl OutputTally {
@@ -142,11 +177,13 @@ impl OutputTally {
     pub fn all(batch: &Feed, place: &Where) -> Vec<OutputTally> {
         let classes = place.outputs(Metric::Agreement, batch).ok().and_then(|o| o.first().map(|(n, _)| n.clone()));
         let one = |(name, a): &(String, Array)| OutputTally {
-            name: name.clone(),
-            shape: a.dims.clone(),
+            head: Head {
+                name: name.clone(),
+                shape: a.dims.clone(),
+                axis: place.axis(&a.dims).filter(|_| classes.as_ref() == Some(name)),
+                integer: a.data.is_integer(),
+            },
             shape_pruned: None,
-            axis: place.axis(&a.dims).filter(|_| classes.as_ref() == Some(name)),
-            integer: a.data.is_integer(),
             batches: 0,
             skipped: 0,
             per_sample: true,
@@ -156,17 +193,17 @@ impl OutputTally {
             nan: 0,
             mse: Vec::new(),
             cosine: Vec::new(),
-            kl: (Vec::new(), Vec::new()),
+            kl_plain: Vec::new(),
+            kl_softmax: Vec::new(),
             probabilities: true,
             max_delta: 0.0,
-            range: (f64::INFINITY, f64::NEG_INFINITY),
-            moments: (0.0, 0.0, 0.0),
+            spread: Spread::default(),
         };
         batch.iter().map(one).collect()
     }
 
     pub fn add(&mut self, original: &Feed, pruned: &Feed, samples: usize) {
-        let find = |feed: &'_ Feed| feed.iter().position(|(n, _)| *n == self.name);
+        let find = |feed: &'_ Feed| feed.iter().position(|(n, _)| *n == self.head.name);
         let a = find(original).and_then(|i| original.get(i));
         let b = find(pruned).and_then(|i| pruned.get(i));
         let (Some((_, a)), Some((_, b))) = (a, b) else { return };
@@ -180,10 +217,11 @@ impl OutputTally {
         let rows = samples == 1 || a.dims.first() == Some(&samples);
         self.per_sample &= rows;
         let parts = if rows { samples } else { 1 };
-        if let Some(axis) = self.axis {
+        if let Some(axis) = self.head.axis {
             self.divergence(&Scores::new(a, axis), &Scores::new(b, axis));
         }
         let (x, y) = (a.to_f64(), b.to_f64());
+        self.spread.add(&x);
         let per = (x.len() / parts.max(1)).max(1);
         for (x, y) in x.chunks(per).zip(y.chunks(per)) {
             let mut sum = 0.0;
@@ -196,14 +234,7 @@ impl OutputTally {
                 self.odd += u64::from(!same && !(x - y).is_finite());
                 let delta = if same { 0.0 } else { (x - y).abs() };
                 sum += delta * delta;
-                // Once it is no number it stays so.
-                if delta > self.max_delta || delta.is_nan() {
-                    self.max_delta = if self.max_delta.is_nan() { self.max_delta } else { delta };
-                }
-                if x.is_finite() {
-                    self.range = (self.range.0.min(x), self.range.1.max(x));
-                    self.moments = (self.moments.0 + 1.0, self.moments.1 + x, self.moments.2 + x * x);
-                }
+                self.max_delta = larger(self.max_delta, delta);
             }
             self.mse.push(sum / x.len().max(1) as f64);
             self.cosine.push(cosine(x, y));
@@ -230,14 +261,42 @@ impl OutputTally {
                 soft += of_softmax(&p, &q);
             }
             let n = a.positions.max(1) as f64;
-            self.kl.0.push(plain / n);
-            self.kl.1.push(soft / n);
+            self.kl_plain.push(plain / n);
+            self.kl_softmax.push(soft / n);
         }
     }
 
     fn variance(&self) -> f64 {
-        let (n, sum, squares) = self.moments;
-        (squares / n - (sum / n) * (sum / n)).max(0.0)
+        self.spread.variance().max(0.0)
+    }
+
+    /// What is the same for every stretch of batches.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Batches that were compared.
+    pub fn compared(&self) -> usize {
+        self.batches
+    }
+
+    /// Goes on with what comes after.
+    pub fn join(&mut self, after: OutputTally) {
+        self.shape_pruned = self.shape_pruned.take().or(after.shape_pruned);
+        self.batches += after.batches;
+        self.skipped += after.skipped;
+        self.per_sample &= after.per_sample;
+        self.elements += after.elements;
+        self.equal += after.equal;
+        self.odd += after.odd;
+        self.nan += after.nan;
+        self.mse.extend(after.mse);
+        self.cosine.extend(after.cosine);
+        self.kl_plain.extend(after.kl_plain);
+        self.kl_softmax.extend(after.kl_softmax);
+        self.probabilities &= after.probabilities;
+        self.max_delta = larger(self.max_delta, after.max_delta);
+        self.spread.join(after.spread);
     }
 
     pub fn is_identical(&self) -> bool {
@@ -245,7 +304,7 @@ impl OutputTally {
     }
 
     pub fn note(&self) -> Option<String> {
-        let (name, a) = (&self.name, &self.shape);
+        let (name, a) = (&self.head.name, &self.head.shape);
         if let Some(b) = &self.shape_pruned {
             return Some(format!(
                 "output {name:?} has other sizes in the pruned model in {} of {} batches (such as {a:?} and {b:?}), which are \
@@ -265,14 +324,14 @@ impl OutputTally {
 
     pub fn finish(&self) -> OutputDiff {
         let mse = mean(&self.mse);
-        let range = self.range.1 - self.range.0;
+        let range = self.spread.range();
         let psnr = if mse > 0.0 { (10.0 * (range * range / mse).log10()).min(MOST_PSNR) } else { MOST_PSNR };
         let variance = self.variance();
-        let kl = if self.probabilities { &self.kl.0 } else { &self.kl.1 };
+        let kl = if self.probabilities { &self.kl_plain } else { &self.kl_softmax };
         let errors: Vec<f64> = self.mse.iter().map(|x| x.sqrt()).collect();
         OutputDiff {
-            name: self.name.clone(),
-            shape: self.shape.clone(),
+            name: self.head.name.clone(),
+            shape: self.head.shape.clone(),
             shape_pruned: self.shape_pruned.clone(),
             batches: self.batches,
             per_sample: self.per_sample,
@@ -313,11 +372,11 @@ fn of_softmax(a: &[f64], b: &[f64]) -> f64 {
 /// The samples with the largest errors, those with differences only.
 pub(super) fn worst(
     tallies: &[OutputTally],
-    data: &Dataset,
+    data: &Samples,
     classes: Option<&Classes>,
     labels: Option<&[i64]>,
 ) -> Vec<Worst> {
-    let fit = |t: &&OutputTally| t.per_sample && !t.integer && t.mse.len() == data.len() && t.variance() > 0.0;
+    let fit = |t: &&OutputTally| t.per_sample && !t.head.integer && t.mse.len() == data.len() && t.variance() > 0.0;
     let tallies: Vec<&OutputTally> = tallies.iter().filter(fit).collect();
     let relative = |s: usize| {
         let all = tallies.iter().filter_map(|t| t.mse.get(s).map(|e| e / t.variance()));
@@ -342,52 +401,5 @@ pub(super) fn worst(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::Data;
-
-    fn feed(dims: &[usize], values: &[f32]) -> Feed {
-        vec![("y".into(), Array { dims: dims.to_vec(), data: Data::F32(values.to_vec()) })]
-    }
-
-    fn diff(a: &Feed, b: &Feed, samples: usize) -> OutputDiff {
-        let mut t = OutputTally::all(a, &Where::default());
-        t[0].add(a, b, samples);
-        t[0].finish()
-    }
-
-    #[test]
-    fn figures_by_hand() {
-        let (a, b) = (feed(&[2, 2], &[1.0, 0.0, 0.0, 2.0]), feed(&[2, 2], &[1.0, 1.0, 0.0, 2.0]));
-        let d = diff(&a, &b, 2);
-        assert_eq!((d.mse, d.max_delta, d.equal), (0.25, 1.0, 0.75));
-        assert!((d.psnr - 10.0 * 16.0_f64.log10()).abs() < 1e-12);
-        assert!((d.relative_mse.unwrap() - 0.25 / (11.0 / 16.0)).abs() < 1e-12);
-        assert_eq!((d.error.min, d.error.max, d.error.median), (0.0, 0.5_f64.sqrt(), 0.5_f64.sqrt() / 2.0));
-        let p = 1.0 / (1.0 + (-1.0_f64).exp());
-        let kl = (p * (p / 0.5).ln() + (1.0 - p) * ((1.0 - p) / 0.5).ln()) / 2.0;
-        assert!((d.kl.unwrap().mean - kl).abs() < 1e-12 && d.kl.unwrap().softmax);
-        let same = diff(&a, &a, 2);
-        assert_eq!((same.mse, same.psnr, same.cosine, same.kl.unwrap().mean), (0.0, MOST_PSNR, 1.0, 0.0));
-    }
-
-    #[test]
-    fn probabilities_are_taken_as_they_are() {
-        let d = diff(&feed(&[1, 2], &[0.5, 0.5]), &feed(&[1, 2], &[0.25, 0.75]), 1);
-        assert!(!d.kl.unwrap().softmax);
-        assert!((d.kl.unwrap().mean - (0.5 * 2.0_f64.ln() + 0.5 * (2.0_f64 / 3.0).ln())).abs() < 1e-7);
-        // Never infinite.
-        assert!(diff(&feed(&[1, 2], &[0.5, 0.5]), &feed(&[1, 2], &[0.0, 1.0]), 1).kl.unwrap().mean.is_finite());
-    }
-
-    #[test]
-    fn other_sizes_and_odd_numbers_are_said() {
-        let mut t = OutputTally::all(&feed(&[1, 2], &[0.0, 1.0]), &Where::default());
-        t[0].add(&feed(&[1, 2], &[0.0, 1.0]), &feed(&[1, 3], &[0.0; 3]), 1);
-        assert!(t[0].note().unwrap().contains("[1, 3]") && !t[0].is_identical());
-        let mut t = OutputTally::all(&feed(&[1, 2], &[0.0, 1.0]), &Where::default());
-        t[0].add(&feed(&[1, 2], &[0.0, 1.0]), &feed(&[1, 2], &[f32::NAN, 1.0]), 1);
-        assert!(t[0].note().unwrap().contains("not finite") && t[0].finish().max_delta.is_nan());
-        assert!(t[0].finish().mse.is_nan() && t[0].finish().psnr.is_nan());
-    }
-}
+#[path = "outputs_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! Metrics of both models, their intervals, and what the difference is worth.
 
+use super::super::counts::Counts;
 use super::super::metric::{Metric, Tally};
 use super::super::significance::{CONFIDENCE, Interval, McNemar, Pairs, normal, wilson};
 use super::Options;
@@ -8,7 +9,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::runtime::walk::Feed;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// With so many classes or fewer, the right one is always among the best five.
@@ -85,10 +86,52 @@ pub(super) struct Counted {
     failed: Option<String>,
 }
 
+/// The same as a part of a run keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(super) struct Stored {
+    metric: Metric,
+    /// What the original gives, counted as the pruned model's is.
+    original: Counts,
+    pruned: Counts,
+    /// Why it is left out, from there on.
+    failed: Option<String>,
+}
+
+impl Stored {
+    /// Goes on with what comes after; the metrics are the same.
+    pub fn join(&mut self, after: Stored) {
+        if self.failed.is_none() {
+            self.original.join(after.original);
+            self.pruned.join(after.pruned);
+            self.failed = after.failed;
+        }
+    }
+
+    /// Whether both count the same.
+    pub fn alike(&self, other: &Stored) -> bool {
+        self.metric == other.metric
+    }
+}
+
 impl Counted {
-    fn new(metric: Metric, asked: bool, options: &Options) -> Counted {
-        let tally = || Tally::new(metric, options.place.clone());
+    /// Nothing counted yet; `before` is the number of samples before the first that will be.
+    fn new(metric: Metric, asked: bool, options: &Options, before: usize) -> Counted {
+        let tally = || Tally::new(metric, options.place.clone()).after(before);
         Counted { metric, asked, original: tally(), pruned: tally(), failed: None }
+    }
+
+    /// As it was when it was stored.
+    pub fn restored(stored: Stored, options: &Options) -> Counted {
+        let Stored { metric, original, pruned, failed } = stored;
+        let tally = |counts: Counts| Tally::new(metric, options.place.clone()).counted(counts);
+        let (original, pruned) = (tally(original), tally(pruned));
+        Counted { metric, asked: options.metrics.contains(&metric), original, pruned, failed }
+    }
+
+    /// For keeping.
+    pub fn stored(self) -> Stored {
+        let (original, pruned) = (self.original.into_counts(), self.pruned.into_counts());
+        Stored { metric: self.metric, original, pruned, failed: self.failed }
     }
 
     /// Counts a batch.
@@ -176,6 +219,8 @@ impl Counted {
 
 /// The metrics: those that always are, and those asked for.
 ///
+/// `batch` is the original's first of all; `before` samples come before the first that will be counted.
+///
 /// # Errors
 /// When a metric that needs labels is asked for without any, or no output has the axis that the user says.
 pub(super) fn choose(
@@ -183,6 +228,7 @@ pub(super) fn choose(
     data: &Dataset,
     batch: &Feed,
     classes: Option<&Classes>,
+    before: usize,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Counted>> {
     let mut wanted: Vec<Metric> = Vec::new();
@@ -220,7 +266,7 @@ pub(super) fn choose(
     let mut all: Vec<Counted> = Vec::new();
     for metric in wanted {
         if !all.iter().any(|c| c.metric == metric) {
-            all.push(Counted::new(metric, options.metrics.contains(&metric), options));
+            all.push(Counted::new(metric, options.metrics.contains(&metric), options, before));
         }
     }
     Ok(all)

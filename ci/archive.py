@@ -4,12 +4,15 @@
     archive.py FOLDER TRIPLE FILE...
 
 FOLDER has the wheel and gets the rest. FILEs go into the archive beside the program. Times are SOURCE_DATE_EPOCH, owners root.
+The wheel's SBOM names the folder of the checkout as maturin makes it; that is taken out, in the wheel too.
 """
 
+import base64
 import gzip
 import hashlib
 import io
 import os
+import re
 import sys
 import tarfile
 import time
@@ -53,19 +56,42 @@ def only(found, what):
     return found[0]
 
 
+def settle(wheel):
+    """Writes the wheel anew with an SBOM that names no folder; its program's name and content, and the SBOM."""
+    with zipfile.ZipFile(wheel) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    names = [info.filename for info, _ in entries]
+    program = only([n for n in names if ".data/scripts/" in n], f"program in {wheel}")
+    sbom = only([n for n in names if n.endswith(".cyclonedx.json")], f"SBOM in {wheel}")
+    record = only([n for n in names if n.endswith(".dist-info/RECORD")], f"RECORD in {wheel}")
+    found = dict(zip(names, (content for _, content in entries)))
+    # The crate of a folder that is called like it is named by the version alone.
+    bill = re.sub(rf'path\+file://[^"#]*#(?:{NAME}@)?'.encode(), f"{NAME}@".encode(), found[sbom])
+    digest = base64.urlsafe_b64encode(hashlib.sha256(bill).digest()).rstrip(b"=").decode()
+    lines = found[record].decode().splitlines()
+    listed = [f"{sbom},sha256={digest},{len(bill)}" if line.startswith(f"{sbom},") else line for line in lines]
+    found |= {sbom: bill, record: ("\n".join(listed) + "\n").encode()}
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for info, _ in entries:
+            new = zipfile.ZipInfo(info.filename, info.date_time)
+            new.create_system, new.external_attr = info.create_system, info.external_attr
+            new.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(new, found[info.filename])
+    wheel.write_bytes(raw.getvalue())
+    return Path(program).name, found[program], bill
+
+
 def main():
     out, triple, files = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     wheel = only(sorted(out.glob("*.whl")), f"wheel in {out}")
     version = wheel.name.split("-")[1]
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        program = only([n for n in names if ".data/scripts/" in n], f"program in {wheel}")
-        sbom = only([n for n in names if ".dist-info/sboms/" in n and n.endswith(".cyclonedx.json")], f"SBOM in {wheel}")
-        content = archive.read(program)
-        (out / f"{NAME}-{version}.cdx.json").write_bytes(archive.read(sbom))
+    program, content, bill = settle(wheel)
     base = f"{NAME}-{version}-{triple}"
-    entries = [(f"{base}/{Path(program).name}", content, 0o755)]
+    # Which crates are in the program depends on the platform.
+    (out / f"{base}.cdx.json").write_bytes(bill)
+    entries = [(f"{base}/{program}", content, 0o755)]
     entries += [(f"{base}/{file}", Path(file).read_bytes(), 0o644) for file in files]
     entries.sort()
     if "windows" in triple:

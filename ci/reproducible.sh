@@ -9,11 +9,14 @@ export SOURCE_DATE_EPOCH
 
 # Panics name source files: without the folders that the checkout and cargo's sources happen to be in. Of several prefixes the
 # last counts. The folder cargo-home is that of the step `install`.
+# In the system's own writing, of a folder that exists: a shell on Windows has another.
+native() { (cd "$1" 2>/dev/null && { pwd -W 2>/dev/null || pwd; }) || printf '%s\n' "$1"; }
 if [[ -z ${CARGO_ENCODED_RUSTFLAGS:-} ]]; then
     flags=()
     read -r -a flags <<<"${RUSTFLAGS:-}" || true
-    flags+=("--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "--remap-path-prefix=$PWD=/onnx-prune"
-        "--remap-path-prefix=$target=/onnx-prune/target" "--remap-path-prefix=$target/ci/cargo-home=/cargo")
+    built=$(native "$target")
+    flags+=("--remap-path-prefix=$(native "${CARGO_HOME:-$HOME/.cargo}")=/cargo" "--remap-path-prefix=$(native .)=/onnx-prune"
+        "--remap-path-prefix=$built=/onnx-prune/target" "--remap-path-prefix=$built/ci/cargo-home=/cargo")
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf '%s' "${flags[*]}")
     export CARGO_ENCODED_RUSTFLAGS
 fi

@@ -54,9 +54,11 @@ def find_program() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment of the program: with the CUDA libraries of this Python on the library path (Linux), since ONNX Runtime
-    for graphics cards looks for them there."""
+    """The environment of the program: with this Python's, where none is active, so that its ONNX Runtime is found from wherever
+    the program lies; and with its CUDA libraries on the library path (Linux), where ONNX Runtime for graphics cards looks."""
     variables = dict(os.environ)
+    if not variables.get("CONDA_PREFIX"):
+        variables.setdefault("VIRTUAL_ENV", sys.prefix)
     if sys.platform.startswith("linux"):
         packages = Path(sysconfig.get_path("purelib")) / "nvidia"
         folders = sorted({str(library.parent) for library in packages.glob("**/lib/lib*.so*")})

@@ -187,6 +187,13 @@ class Ends(Case):
             with self.assertRaisesRegex(onnx_prune.ProgramNotFoundError, _run.VARIABLE):
                 onnx_prune.version()
 
+    def test_the_runtime_of_this_python_is_looked_at(self) -> None:
+        with mock.patch.dict(os.environ, {"VIRTUAL_ENV": "/mine"}):
+            self.assertEqual(_run.environment()["VIRTUAL_ENV"], "/mine")
+            del os.environ["VIRTUAL_ENV"]
+            os.environ.pop("CONDA_PREFIX", None)
+            self.assertEqual(_run.environment()["VIRTUAL_ENV"], sys.prefix)
+
     def test_libraries_for_graphics_cards_are_on_the_path(self) -> None:
         library = self.folder / "nvidia" / "cu13" / "lib" / "libcudart.so.13"
         library.parent.mkdir(parents=True)

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""The release archive, the SBOM and the checksums, from a wheel:
+
+    archive.py FOLDER TRIPLE FILE...
+
+FOLDER has the wheel and gets the rest. FILEs go into the archive beside the program. Times are SOURCE_DATE_EPOCH, owners root.
+The wheel's SBOM names the folder of the checkout as maturin makes it; that is taken out, in the wheel too.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import os
+import re
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+NAME = "onnx-prune"
+
+
+def tar(entries, epoch):
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content, mode in entries:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(content), mode, epoch
+            info.uname = info.gname = "root"
+            archive.addfile(info, io.BytesIO(content))
+    packed = io.BytesIO()
+    # Neither a name nor a time in the header.
+    with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=9, mtime=0) as file:
+        file.write(raw.getvalue())
+    return packed.getvalue()
+
+
+def zipped(entries, epoch):
+    raw = io.BytesIO()
+    # A zip file knows no time before 1980.
+    when = time.gmtime(max(epoch, 315532800))[:6]
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content, mode in entries:
+            info = zipfile.ZipInfo(name, when)
+            info.create_system, info.external_attr = 3, mode << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return raw.getvalue()
+
+
+def only(found, what):
+    if len(found) != 1:
+        sys.exit(f"error: expected one {what}, found {len(found)}: {', '.join(map(str, found)) or 'none'}")
+    return found[0]
+
+
+def settle(wheel):
+    """Writes the wheel anew with an SBOM that names no folder; its program's name and content, and the SBOM."""
+    with zipfile.ZipFile(wheel) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    names = [info.filename for info, _ in entries]
+    program = only([n for n in names if ".data/scripts/" in n], f"program in {wheel}")
+    sbom = only([n for n in names if n.endswith(".cyclonedx.json")], f"SBOM in {wheel}")
+    record = only([n for n in names if n.endswith(".dist-info/RECORD")], f"RECORD in {wheel}")
+    found = dict(zip(names, (content for _, content in entries)))
+    # The crate of a folder that is called like it is named by the version alone.
+    bill = re.sub(rf'path\+file://[^"#]*#(?:{NAME}@)?'.encode(), f"{NAME}@".encode(), found[sbom])
+    digest = base64.urlsafe_b64encode(hashlib.sha256(bill).digest()).rstrip(b"=").decode()
+    lines = found[record].decode().splitlines()
+    listed = [f"{sbom},sha256={digest},{len(bill)}" if line.startswith(f"{sbom},") else line for line in lines]
+    found |= {sbom: bill, record: ("\n".join(listed) + "\n").encode()}
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for info, _ in entries:
+            new = zipfile.ZipInfo(info.filename, info.date_time)
+            new.create_system, new.external_attr = info.create_system, info.external_attr
+            new.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(new, found[info.filename])
+    wheel.write_bytes(raw.getvalue())
+    return Path(program).name, found[program], bill
+
+
+def main():
+    out, triple, files = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+    wheel = only(sorted(out.glob("*.whl")), f"wheel in {out}")
+    version = wheel.name.split("-")[1]
+    program, content, bill = settle(wheel)
+    base = f"{NAME}-{version}-{triple}"
+    # Which crates are in the program depends on the platform.
+    (out / f"{base}.cdx.json").write_bytes(bill)
+    entries = [(f"{base}/{program}", content, 0o755)]
+    entries += [(f"{base}/{file}", Path(file).read_bytes(), 0o644) for file in files]
+    entries.sort()
+    if "windows" in triple:
+        (out / f"{base}.zip").write_bytes(zipped(entries, epoch))
+    else:
+        (out / f"{base}.tar.gz").write_bytes(tar(entries, epoch))
+    packed = sorted(p for p in out.iterdir() if p.is_file() and p.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in packed]
+    (out / "SHA256SUMS").write_text("".join(sums), encoding="ascii", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

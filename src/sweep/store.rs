@@ -1,7 +1,7 @@
 //! Results by key.
 //!
 //! ```text
-//! STORE/contents.json      what inputs are and where they lie
+//! STORE/contents/SHA256    what an input is and where it lies
 //! STORE/hashes.json        digests of files, by path, size and time
 //! STORE/tasks/KEY.json     a task
 //! STORE/results/KEY/       finished.json, report.json, log.txt and what the task wrote; complete, or not there
@@ -20,14 +20,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The file in a result that says how it came about.
 pub const FINISHED: &str = "finished.json";
 
 /// A folder of results.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// Inputs that this process has looked at. Only then are they checked: a folder may have a million files.
+    looked: Mutex<BTreeMap<String, Arc<Content>>>,
 }
 
 /// A task that is done.
@@ -87,8 +90,8 @@ impl Store {
     /// When it cannot be made.
     pub fn open(dir: &Path) -> Result<Self> {
         let dir = std::path::absolute(dir).map_err(|e| bad(dir, format!("cannot resolve the path: {e}")))?;
-        let store = Self { dir };
-        for part in ["tasks", "results", "failures", "locks", "partial"] {
+        let store = Self { dir, looked: Mutex::default() };
+        for part in ["contents", "tasks", "results", "failures", "locks", "partial"] {
             let path = store.dir.join(part);
             fs::create_dir_all(&path).map_err(|e| bad(&path, format!("cannot make the folder: {e}")))?;
         }
@@ -111,9 +114,12 @@ impl Store {
     /// # Errors
     /// When something cannot be written.
     pub fn keep(&self, sweep: &Sweep, known: &Known) -> Result<()> {
-        let mut contents = self.contents()?;
-        contents.extend(sweep.contents.clone());
-        self.write("contents.json", &contents)?;
+        for (sha256, content) in &sweep.contents {
+            let name = format!("contents/{sha256}");
+            if self.read::<Content>(&name).ok().as_ref() != Some(content) {
+                self.write(&name, content)?;
+            }
+        }
         self.write("hashes.json", known)?;
         for task in &sweep.tasks {
             let name = format!("tasks/{}.json", task.key);
@@ -132,24 +138,26 @@ impl Store {
         self.read(&format!("tasks/{key}.json"))
     }
 
-    fn contents(&self) -> Result<BTreeMap<String, Content>> {
-        if self.dir.join("contents.json").exists() { self.read("contents.json") } else { Ok(BTreeMap::new()) }
-    }
-
     /// An input by its SHA-256: what was brought here, else where it was found.
     ///
     /// # Errors
-    /// When it is not known.
-    pub fn content(&self, sha256: &str) -> Result<Content> {
-        let mut contents = self.contents()?;
+    /// When it is not known, or its files changed since.
+    pub fn content(&self, sha256: &str) -> Result<Arc<Content>> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(content) = looked.get(sha256) {
+            return Ok(content.clone());
+        }
+        let name = format!("contents/{sha256}");
+        if !self.dir.join(&name).exists() {
+            return Err(bad(&self.dir.join(name), "there is no such input; run the sweep with its SWEEP.toml"));
+        }
+        let content: Content = self.read(&name)?;
         let here = self.dir.join("objects").join(sha256);
-        let content = contents.remove(sha256).ok_or_else(|| {
-            bad(
-                &self.dir.join("contents.json"),
-                format!("there is no input {sha256}; run the sweep with its SWEEP.toml"),
-            )
-        })?;
-        Ok(if here.is_dir() { content.moved(here) } else { content })
+        let content = if here.is_dir() { content.moved(here) } else { content };
+        content.check()?;
+        let content = Arc::new(content);
+        looked.insert(sha256.to_owned(), content.clone());
+        Ok(content)
     }
 
     /// The result of a task, where there is one.

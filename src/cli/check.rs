@@ -1,6 +1,5 @@
 //! `onnx-prune check ORIGINAL PRUNED`: may the smaller model ship?
 
-use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::limits::{GATE, Held, LimitArgs};
 use super::output::Staged;
@@ -9,6 +8,7 @@ use super::prune::{in_file, load};
 use super::report::{self, Form, FormArgs, LAYER_SAMPLES};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use super::speed::{self, At, SpeedArgs};
+use super::{Common, colour};
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use onnx_prune::data::Dataset;
@@ -28,9 +28,6 @@ const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 /// Judges a smaller model by limits.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "At least one limit is given. Exit code 1 when one is broken. With GITHUB_STEP_SUMMARY set, the Markdown report is added there."
-)]
 pub struct CheckArgs {
     /// The model to compare with
     #[arg(value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
@@ -161,7 +158,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     drop(progress);
     if !args.common.quiet {
         let printed = args.form.printed().map(|form| text(&report, form, &pictures));
-        super::print(&printed.unwrap_or_else(|| Ok(check_text::terminal(&report, terminal::width())))?)?;
+        super::print(
+            &printed.unwrap_or_else(|| Ok(colour::table(&check_text::terminal(&report, terminal::width()))))?,
+        )?;
         report.latency.iter().for_each(speed::warn);
     }
     // The reports are there whatever the limits say.

@@ -1,12 +1,12 @@
 //! `onnx-prune diff ORIGINAL PRUNED --data D`: from the flags to [`Options`], and the reports that come out.
 
-use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::output::Staged;
 use super::progress::Progress;
 use super::prune::{in_file, load};
 use super::report::{self, Form, ReportFile};
 use super::runtime::RuntimeArgs;
+use super::{Common, colour};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
@@ -100,7 +100,7 @@ impl DiffCommand {
 
 fn text(diff: &Diff, format: Format) -> anyhow::Result<String> {
     Ok(match format {
-        Format::Table => diff_terminal::diff(diff, terminal::width()),
+        Format::Table => colour::table(&diff_terminal::diff(diff, terminal::width())),
         Format::Json => json::to_string(diff)?,
         Format::Markdown => diff_markdown::diff(diff),
     })

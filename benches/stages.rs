@@ -24,7 +24,7 @@ use onnx_prune::plan::{self, Budget, Limits};
 use onnx_prune::prune::{DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced, analyse, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::rewrite;
-use onnx_prune::score::{self, Aggregate, Normalize, ScoreContext, Scores};
+use onnx_prune::score::{self, Aggregate, Criteria, Normalize, ScoreContext, Scores};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::fs;
@@ -218,7 +218,13 @@ fn graph_and_trace(b: Bencher) {
 
 fn scores(graph: &Graph, t: &Traced) -> Scores {
     let weights = Weights { graph, channels: &t.trace.channels, removed: &[] };
-    let cx = ScoreContext { channels: &t.trace.channels, params: &weights, seed: 0, activations: None };
+    let cx = ScoreContext {
+        channels: &t.trace.channels,
+        params: &weights,
+        seed: 0,
+        activations: None,
+        criteria: &Criteria::STANDARD,
+    };
     let [spec, fallback] = [DEFAULT_CRITERION, FALLBACK_CRITERION].map(|s| s.parse().expect("a criterion"));
     score::score_all(&cx, &spec, &fallback, Aggregate::default(), Normalize::default()).expect("scores")
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// What can go wrong between an ONNX file and its pruned copy.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// Reading or writing the file failed, or a tensor in it is malformed.
     #[error(transparent)]
@@ -78,3 +79,23 @@ pub enum Error {
 
 /// The library's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// `; did you mean "conv1"?`, when one of the known names is near to what was found; else nothing. The first of equally near
+/// ones is taken.
+///
+/// # Examples
+/// ```
+/// use onnx_prune::error::meant;
+///
+/// assert_eq!(meant("isnpect", ["prune", "inspect"]), "; did you mean \"inspect\"?");
+/// assert_eq!(meant("model.onnx", ["prune", "inspect"]), "");
+/// ```
+pub fn meant<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let far = |name: &&str| strsim::damerau_levenshtein(found, name);
+    let nearest = known.into_iter().map(|name| (far(&name), name)).min_by_key(|(far, _)| *far);
+    match nearest {
+        // A third of the letters may be wrong, one in any case.
+        Some((far, name)) if far <= (name.chars().count() / 3).max(1) => format!("; did you mean {name:?}?"),
+        _ => String::new(),
+    }
+}

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::flat::{Scopes, captured_names};
 use crate::onnx::Model;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::ops::OpRule;
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -317,6 +318,22 @@ impl<'m> Graph<'m> {
     /// The node's protobuf.
     pub fn node(&self, id: NodeId) -> &'m NodeProto {
         &self.proto.node[id.0 as usize]
+    }
+
+    /// The rule of the node's operator; `None`: it pins every axis that it touches.
+    pub fn rule(&self, id: NodeId) -> Option<&'m dyn OpRule> {
+        self.rule_of(self.node(id))
+    }
+
+    /// The rule of a node that need not be in the graph.
+    pub(crate) fn rule_of(&self, node: &NodeProto) -> Option<&'m dyn OpRule> {
+        self.model.rules().get(node.domain(), node.op_type())
+    }
+
+    /// Nodes that are read with a rule that was [added](crate::ops::Rules::with).
+    pub(crate) fn with_added_rule(&self) -> impl Iterator<Item = NodeId> {
+        let added = |n: &NodeProto| self.model.rules().added(n.domain(), n.op_type()).is_some();
+        self.proto.node.iter().enumerate().filter(move |(_, n)| added(n)).map(|(i, _)| NodeId(i as u32))
     }
 
     /// The value.

@@ -41,6 +41,62 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Your own operators and criteria
+//!
+//! A rule for an operator of your own is an [`ops::OpRule`], put into [`ops::Rules`] and given to a model with
+//! [`onnx::Model::with_rules`]; a criterion is a [`score::Criterion`], put into [`score::Criteria`] and given to a run in
+//! [`prune::Options::criteria`]. Both are values and not settings of the process. `examples/extend.rs` has one of each:
+//!
+//! ```
+//! use onnx_prune::ops::{Answer, NodeCx, OpRule, Relate, Rules, Shapes, relate::{In, Out}};
+//! # use onnx_prune::error::Result;
+//!
+//! /// `com.example:Scale`: channels (axis 1) pass one by one.
+//! struct Scale;
+//!
+//! impl OpRule for Scale {
+//!     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+//!         Ok(vec![Some(cx.shape(0)?.to_vec())])
+//!     }
+//!     fn relate(&self, r: &mut Relate) -> Answer<()> {
+//!         r.tie(In(0, 1), Out(0, 1))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! let model = onnx_prune::onnx::load("fixtures/residual.bn.onnx".as_ref())?;
+//! let model = model.with_rules(Rules::default().with("com.example:Scale", Scale)?);
+//! # assert_eq!(model.rules().names().collect::<Vec<_>>(), ["com.example:Scale"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is stable
+//!
+//! Versions follow [semantic versioning](https://semver.org); before 1.0, the second number counts as the first. A change that
+//! breaks one of these raises it:
+//!
+//! * the command line: commands, flags, their meaning and defaults, exit codes (0 done, 1 a check or gate failed, 2 bad input or
+//!   usage), which stream says what;
+//! * files: the JSON that `schemas/` describes (a `schema_version` of its own grows as well; new keys may come any time), stored
+//!   plans, `onnx-prune.toml`;
+//! * the crate: every public item, as `cargo semver-checks` judges (`ci/semver` runs it against the last released tag).
+//!
+//! Not part of the promise, and free to change in any version:
+//!
+//! * the bytes of a pruned model and the figures in reports (a better decision for the same budget is an improvement; within one
+//!   version the same input gives the same bytes);
+//! * wording: tables of the terminal, messages, logs, HTML and Markdown pages, manual pages, completion scripts;
+//! * new fields of the `Options` structs: build them with `..Default::default()`; new variants of enums that are marked
+//!   `#[non_exhaustive]`; new methods with a default in [`ops::OpRule`], [`score::Criterion`] and
+//!   [`train::grad::Gradient`];
+//! * items that are hidden from this documentation.
+//!
+//! The oldest Rust that builds the crate stands in `Cargo.toml` (`rust-version`) and grows with the second number only. It is
+//! checked in two parts rather than by a build: Clippy knows since when each part of the standard library that is used is there
+//! (`incompatible_msrv`), and no dependency may ask for more (`.ci/check_msrv.py`). What only a build would find, such as syntax
+//! that is newer, they do not see.
 
 pub mod calibrate;
 pub mod canon;

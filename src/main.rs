@@ -2,7 +2,6 @@
 
 mod cli;
 
-use clap::Parser;
 use onnx_prune::error::Error;
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version come this way too. When the terminal is gone there is nobody left to tell.
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            messages(&e).iter().for_each(|m| eprintln!("error: {m}"));
+            messages(&e).iter().for_each(|m| cli::error(m));
             ExitCode::from(code(&e))
         }
     }

@@ -65,10 +65,15 @@ fn merged_is_whole_whatever_the_division() {
     let mut rng = ChaCha8Rng::seed_from_u64(8);
     for case in 0..14 {
         let samples = if case < 3 { case + 1 } else { rng.random_range(4..=70) };
-        let options =
-            DataOptions { samples: Some(samples), batch: Some(rng.random_range(1..=9)), seed: case as u64, ..Default::default() };
+        let options = DataOptions {
+            samples: Some(samples),
+            batch: Some(rng.random_range(1..=9)),
+            seed: case as u64,
+            ..Default::default()
+        };
         let data = Dataset::open(&at("d.npz"), &original, &options).unwrap();
-        let all = [Metric::Top1, Metric::Top5, Metric::Agreement, Metric::Cosine, Metric::Mse, Metric::Psnr, Metric::Iou];
+        let all =
+            [Metric::Top1, Metric::Top5, Metric::Agreement, Metric::Cosine, Metric::Mse, Metric::Psnr, Metric::Iou];
         let metrics = (0..rng.random_range(0..=2)).map(|_| all[rng.random_range(0..all.len())]).collect();
         let limits = Limits { max_drop: Some(5.0).filter(|_| case % 2 == 0), min_agreement: None };
         let layer_samples = if case % 3 == 0 { rng.random_range(1..=40) } else { 0 };
@@ -148,7 +153,8 @@ fn a_check_is_judged_when_it_is_merged() {
         // A part breaks no limit, whatever it sees.
         ok(&dir, &format!("{on} --shard {i}/3 --report p{i}.json"));
     }
-    let merged = run(&dir, "merge p3.json p1.json p2.json --report m.json --report m.md --report m.xml --report m.html");
+    let merged =
+        run(&dir, "merge p3.json p1.json p2.json --report m.json --report m.md --report m.xml --report m.html");
     assert_eq!((merged.code, &merged.out, &merged.err), (1, &whole.out, &whole.err));
     assert_eq!(merged.err.lines().filter(|l| l.starts_with("error: ")).count(), 2, "{}", merged.err);
     for end in ["json", "md"] {
@@ -174,7 +180,8 @@ fn a_check_is_judged_when_it_is_merged() {
 fn curves_of_sensitivity_are_dealt_out() {
     let dir = place();
     for removal in ["obs", "plain"] {
-        let on = format!("sensitivity net.onnx --removal {removal} --shares 0.25,0.5 --samples 32 --eval-samples 40 {DATA}");
+        let on =
+            format!("sensitivity net.onnx --removal {removal} --shares 0.25,0.5 --samples 32 --eval-samples 40 {DATA}");
         ok(&dir, &format!("{on} --report whole.json --plot whole.svg"));
         ok(&dir, &format!("{on} --report whole.csv"));
         (1..=4).for_each(|i| _ = ok(&dir, &format!("{on} --shard {i}/4 --report p{i}.json")));

@@ -91,7 +91,10 @@ impl Read {
         } else if !other.channels.is_empty() {
             if self.channels.len() != other.channels.len() {
                 let (a, b) = (self.channels.len(), other.channels.len());
-                return Err(Error::Usage(format!("tensor {:?} has {a} channels in one part and {b} here", self.tensor)));
+                return Err(Error::Usage(format!(
+                    "tensor {:?} has {a} channels in one part and {b} here",
+                    self.tensor
+                )));
             }
             self.channels.iter_mut().zip(other.channels).for_each(|(a, b)| a.join(b));
         }
@@ -238,7 +241,10 @@ impl Activations {
             })?;
             let len = t.trace.channels.axis(axis).len;
             let fits = read.channels.len() == len;
-            axes.insert(axis, if fits { read.channels.iter().map(Gathered::seen).collect() } else { vec![Seen::default(); len] });
+            axes.insert(
+                axis,
+                if fits { read.channels.iter().map(Gathered::seen).collect() } else { vec![Seen::default(); len] },
+            );
         }
         Ok(Activations { axes })
     }

@@ -32,7 +32,13 @@ impl ExactSum {
     pub fn add(&mut self, x: f64) {
         if !x.is_finite() {
             let [plus, minus, nan] = &mut self.odd;
-            *(if x.is_nan() { nan } else if x > 0.0 { plus } else { minus }) += 1;
+            *(if x.is_nan() {
+                nan
+            } else if x > 0.0 {
+                plus
+            } else {
+                minus
+            }) += 1;
             return;
         }
         let bits = x.to_bits();
@@ -144,7 +150,8 @@ mod tests {
 
     #[test]
     fn single_terms_come_back() {
-        let all = [0.0, 1.0, -1.0, 0.1, -0.3, 5e-324, -5e-324, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 1e300, -7.5e-200, 3e9];
+        let all =
+            [0.0, 1.0, -1.0, 0.1, -0.3, 5e-324, -5e-324, f64::MAX, f64::MIN, f64::MIN_POSITIVE, 1e300, -7.5e-200, 3e9];
         for x in all {
             assert_eq!(sum(&[x]).value(), x, "{x:e}");
             assert_eq!(sum(&[x, -x]), ExactSum::default(), "{x:e}");

@@ -11,7 +11,7 @@ use crate::graph::{Body, Graph, NodeId, Origin, ValueId, attribute, is_default_d
 use crate::onnx::proto::{TypeProto, tensor_shape_proto::dimension::Value as DimValue, type_proto::Value as TypeValue};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override, RUN_TIME};
-use crate::ops::{self, Policy, Refusal, Shapes};
+use crate::ops::{Policy, Refusal, Shapes};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -213,7 +213,7 @@ pub fn infer(cx: &NodeCx) -> Result<Shapes, Refusal> {
     if overridden {
         return Err(Refusal("a function of the model defines this operator".into()));
     }
-    let Some(rule) = ops::rule(cx.node.domain(), cx.node.op_type()) else {
+    let Some(rule) = cx.graph.rule_of(cx.node) else {
         return Err(Refusal("this operator has no rule, so its axes are not followed".into()));
     };
     let shapes = rule.infer(cx)?;
@@ -233,9 +233,8 @@ impl<'m> Analysis<'m> {
             inputs.all(|v| self.lanes.iter().all(|l| l.shapes[v.0 as usize].is_some()))
         };
         self.graph.order.iter().filter(|id| known(id)).find_map(|&id| {
-            let node = self.graph.node(id);
             let refusal = self.refusals[id.0 as usize].as_ref()?;
-            let ruled = ops::rule(node.domain(), node.op_type()).is_some();
+            let ruled = self.graph.rule(id).is_some();
             (ruled && !refusal.0.contains(RUN_TIME)).then(|| format!("{}: {}", self.graph.label(id), refusal.0))
         })
     }

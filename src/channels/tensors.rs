@@ -68,7 +68,7 @@ pub fn build(a: &Analysis) -> Tensors {
                 out.alias[node.0 as usize] = true;
                 continue;
             }
-            let rule = ops::rule(g.node(node).domain(), g.node(node).op_type());
+            let rule = g.rule(node);
             let whole = a.policy.whole_groups.contains(&g.name(node));
             let fold = if whole { 1 } else { fold_at(a, &folds, node, slot) };
             let weight = rule.is_some_and(|r| r.weight_slots().contains(&slot));
@@ -141,7 +141,7 @@ fn derived(a: &Analysis) -> Vec<bool> {
 const IN_PLACE: &[&str] = &["Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Clip"];
 
 fn in_place(node: &NodeProto) -> bool {
-    IN_PLACE.contains(&node.op_type()) && ops::rule(node.domain(), node.op_type()).is_some()
+    IN_PLACE.contains(&node.op_type()) && ops::standard(node.domain(), node.op_type()).is_some()
 }
 
 /// Number of convolution groups that the second axis runs over at a reader's slot, also behind operators that convert.
@@ -153,7 +153,7 @@ fn fold_at(a: &Analysis, folds: &[usize], node: NodeId, slot: usize) -> usize {
     {
         return folds[out.0 as usize];
     }
-    ops::rule(proto.domain(), proto.op_type()).map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot))
+    a.graph.rule(node).map_or(1, |r| r.fold(&a.cx(node, 0, &[]), slot))
 }
 
 /// The fold of every value that is computed from constants alone: what all its readers agree on, else 1.

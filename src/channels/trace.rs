@@ -10,9 +10,9 @@ use super::{groups, units};
 use crate::canon::{Analysis, fold::constant_source};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Origin, ValueId};
+use crate::ops::Refusal;
 use crate::ops::norm::STATISTIC;
 use crate::ops::relate::{Approximation, Contraction, Facts, In, Loc, Out, Relate, Selection};
-use crate::ops::{self, Refusal};
 use std::collections::{BTreeSet, HashSet};
 
 /// The trace's result, and what the rewriter needs besides.
@@ -155,9 +155,8 @@ impl Tracer<'_> {
 
     /// Lets a node's rule speak. Returns the node when its relation has to wait for a choice.
     fn relate(&mut self, id: NodeId, choice: Option<usize>) -> Option<Waiting> {
-        let node = self.a.graph.node(id);
         let i = id.0 as usize;
-        let rule = match (&self.a.refusals[i], ops::rule(node.domain(), node.op_type())) {
+        let rule = match (&self.a.refusals[i], self.a.graph.rule(id)) {
             (Some(r), _) => Err(r.clone()),
             (None, None) => Err(Refusal("this operator has no rule".into())),
             (None, Some(rule)) => Ok(rule),
@@ -229,7 +228,7 @@ impl Tracer<'_> {
         let known = |v: &ValueId| self.a.lanes.iter().all(|l| l.vals[v.0 as usize].is_some());
         let folded = g.nodes[id.0 as usize].outputs.iter().flatten().all(known);
         let known = self.a.refusals[id.0 as usize].is_none();
-        let rule = ops::rule(node.domain(), node.op_type()).filter(|_| known);
+        let rule = g.rule(id).filter(|_| known);
         let size_slots = rule.map_or(&[][..], |r| r.size_slots());
         let mut pins: HashSet<(ValueId, usize)> = HashSet::new();
         for slot in 0..node.input.len() {

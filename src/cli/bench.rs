@@ -1,5 +1,6 @@
 //! `onnx-prune bench MODEL...`: how fast models are.
 
+use super::colour;
 use super::data::DataArgs;
 use super::output::{self, Staged};
 use super::parse;
@@ -59,7 +60,6 @@ enum Precision {
 
 /// Measures models.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code 1 when a model misses --max-ratio or --min-speedup.")]
 pub struct BenchArgs {
     /// The ONNX models; the others are compared with the first
     #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::FilePath)]
@@ -118,7 +118,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Print nothing but errors
-    #[arg(short, long, help_heading = "General")]
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "General")]
     quiet: bool,
     /// Print the memory that the model takes, and nothing else: what this command starts itself
     #[arg(long, hide = true)]
@@ -282,7 +282,7 @@ impl BenchArgs {
 
 fn text(report: &BenchReport, format: Format) -> Result<String> {
     Ok(match format {
-        Format::Table => bench_terminal::bench(report, terminal::width()),
+        Format::Table => colour::table(&bench_terminal::bench(report, terminal::width())),
         Format::Json => json::to_string(report)?,
         Format::Csv => bench_text::csv(report),
         Format::Markdown => bench_text::markdown(report),

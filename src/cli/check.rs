@@ -1,6 +1,5 @@
 //! `onnx-prune check ORIGINAL PRUNED`: may the smaller model ship?
 
-use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::limits::{GATE, Held, LimitArgs};
 use super::output::Staged;
@@ -10,6 +9,7 @@ use super::report::{self, Form, FormArgs, LAYER_SAMPLES};
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use super::shard::{self, ShardArgs};
 use super::speed::{self, At, SpeedArgs};
+use super::{Common, colour};
 use anyhow::Context;
 use clap::{Args, ValueHint};
 use onnx_prune::data::Dataset;
@@ -31,9 +31,6 @@ const STEP_SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
 /// Judges a smaller model by limits.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "At least one limit is given. Exit code 1 when one is broken. With GITHUB_STEP_SUMMARY set, the Markdown report is added there."
-)]
 pub struct CheckArgs {
     /// The model to compare with
     #[arg(value_name = "ORIGINAL", value_hint = ValueHint::FilePath)]
@@ -122,7 +119,7 @@ impl CheckArgs {
 /// The report's form; tables for `None`.
 pub fn printed(report: &CheckReport, form: Option<Form>, pictures: &[html::Thumbnail]) -> anyhow::Result<String> {
     match form {
-        None => Ok(check_text::terminal(report, terminal::width())),
+        None => Ok(colour::table(&check_text::terminal(report, terminal::width()))),
         Some(form) => text(report, form, pictures),
     }
 }

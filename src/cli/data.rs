@@ -1,9 +1,9 @@
 //! `onnx-prune data MODEL`, and the flags about data that other commands take.
 
-use super::Common;
 use super::parse;
 use super::progress::Progress;
 use super::prune::{in_file, load};
+use super::{Common, colour};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::summary::summarise;
 use onnx_prune::data::{ChannelOrder, DataOptions, Dataset, LabelsFrom, Layout, Preset, Size, config};
@@ -190,7 +190,7 @@ pub fn run(args: &DataCommand) -> anyhow::Result<()> {
     let summary = summarise(&data, &model, args.first).map_err(|e| in_file(e, &path))?;
     drop(progress);
     let text = match args.format {
-        Format::Table => data_terminal::data(&summary, terminal::width()),
+        Format::Table => colour::table(&data_terminal::data(&summary, terminal::width())),
         Format::Json => json::to_string(&summary)?,
     };
     if !args.common.quiet {

@@ -1,6 +1,5 @@
 //! `onnx-prune diff ORIGINAL PRUNED --data D`: from the flags to [`Options`], and the reports that come out.
 
-use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::output::Staged;
 use super::progress::Progress;
@@ -8,6 +7,7 @@ use super::prune::{in_file, load};
 use super::report::{self, Form, ReportFile};
 use super::runtime::RuntimeArgs;
 use super::shard::{self, ShardArgs};
+use super::{Common, colour};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
@@ -124,7 +124,7 @@ impl DiffCommand {
 /// A form of the result; tables for `None`.
 pub fn printed(diff: &Diff, form: Option<Form>) -> anyhow::Result<String> {
     match form {
-        None => Ok(diff_terminal::diff(diff, terminal::width())),
+        None => Ok(colour::table(&diff_terminal::diff(diff, terminal::width()))),
         Some(form) => written(diff, form, &[]),
     }
 }

@@ -1,8 +1,8 @@
 //! `onnx-prune inspect MODEL...`: what is in a model and what can go.
 
-use super::Common;
 use super::progress::Progress;
 use super::prune::{in_file, load};
+use super::{Common, colour};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
 use onnx_prune::inspect::{inspect, summary, why};
@@ -66,7 +66,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         return Ok(());
     };
     let text = match args.format {
-        Format::Table => inspect_terminal::inspect(&all, terminal::width()),
+        Format::Table => colour::table(&inspect_terminal::inspect(&all, terminal::width())),
         Format::Json => json::to_string(&all)?,
         Format::Dot => all.models.iter().map(dot::digraph).collect(),
     };
@@ -81,7 +81,7 @@ fn run_why(args: &InspectArgs, node: &str) -> anyhow::Result<()> {
     for path in &args.models {
         let found = why::explain(&load(path)?, node).map_err(|e| in_file(e, path))?;
         text += &match args.format {
-            Format::Table => why_terminal::why(&found, terminal::width()),
+            Format::Table => colour::table(&why_terminal::why(&found, terminal::width())),
             Format::Json => json::to_string(&found)?,
             Format::Dot => {
                 return Err(Error::Usage("--why is text or JSON; a graph is drawn without --why".into()).into());
@@ -106,7 +106,7 @@ fn run_summary(args: &InspectArgs) -> anyhow::Result<()> {
     drop(progress);
     let text = match args.format {
         Format::Json => json::to_string(&all)?,
-        _ => summary_terminal::summary(&all, terminal::width()),
+        _ => colour::table(&summary_terminal::summary(&all, terminal::width())),
     };
     if !args.common.quiet {
         super::print(&text)?;

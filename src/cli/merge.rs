@@ -27,9 +27,6 @@ enum Format {
 
 /// Puts the parts of a measurement together.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The result is that of one run over everything, to the last bit, whatever the order of the parts. Exit code 1 when a limit is broken that the parts were made with; 2 when parts are missing, given twice or do not belong together."
-)]
 pub struct MergeArgs {
     /// Files that diff, check or sensitivity wrote with --shard I/N: all N of them
     #[arg(value_name = "PART", required = true, value_hint = ValueHint::FilePath)]
@@ -86,7 +83,9 @@ impl MergeArgs {
 
     fn no_plot(&self, of: &str) -> anyhow::Result<()> {
         match &self.plot {
-            Some(_) => Err(Error::Usage(format!("--plot draws the curves of sensitivity, and these are parts of {of}")).into()),
+            Some(_) => {
+                Err(Error::Usage(format!("--plot draws the curves of sensitivity, and these are parts of {of}")).into())
+            }
             None => Ok(()),
         }
     }
@@ -101,7 +100,8 @@ impl MergeArgs {
 
 fn no_form(format: Format, of: &str) -> anyhow::Error {
     let name = format.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
-    Error::Usage(format!("--format {name}: the parts are of {of}, which has no such form; leave it out for tables")).into()
+    Error::Usage(format!("--format {name}: the parts are of {of}, which has no such form; leave it out for tables"))
+        .into()
 }
 
 /// Runs the command.

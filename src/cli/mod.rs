@@ -2,13 +2,19 @@
 
 mod bench;
 mod check;
+mod colour;
 mod data;
 mod diff;
+mod examples;
+#[cfg(test)]
+mod examples_tests;
 mod inspect;
 mod interrupt;
 mod latency;
 mod limits;
+mod log;
 mod merge;
+mod mistyped;
 mod output;
 mod parse;
 mod progress;
@@ -19,48 +25,24 @@ mod runtime;
 mod runtimes;
 mod sensitivity;
 mod shard;
+mod shell;
 mod speed;
 mod sweep;
 mod train;
 
-use clap::{Args, Parser, Subcommand};
+pub use colour::error;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use colour::Color;
 use std::io::{self, Write};
-
-const EXAMPLES: &str = "\
-Examples:
-  onnx-prune model.onnx --ratio 0.4                        remove 40 % of the prunable channels
-  onnx-prune model.onnx --target-macs 0.5 -o half.onnx     keep half of the multiply-accumulates
-  onnx-prune model.onnx --ratio 0.3 --exclude '^head' --layer-ratio 'layer4=0.6'
-  onnx-prune model.onnx --ratio 0.4 --save-plan plan.json --dry-run
-  onnx-prune model.onnx --plan plan.json                   apply a stored decision
-  onnx-prune model.onnx --target-macs 0.5 --data photos/ --preprocess imagenet    decide and repair from unlabelled images
-  onnx-prune inspect model.onnx model.pruned.onnx          compare two models
-  onnx-prune inspect model.onnx --why /layer1/conv1/Conv   what ties a layer's channels, and what pins them
-  onnx-prune inspect --summary models/                     can pruning help these models, and does it hold?
-  onnx-prune data model.onnx --data photos/ --preprocess imagenet   what the model would get to see
-  onnx-prune model.onnx --max-drop 1 --data val/           the smallest model that loses at most one point
-  onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml   not written unless both hold
-  onnx-prune model.onnx --target-latency 0.5               half of the time that it takes on this machine
-  onnx-prune model.onnx --ratio 0.4 --data val/ --max-drop 1 --min-speedup 1.2 --report out.html   written only if it holds
-  onnx-prune train half.onnx --teacher model.onnx --data photos/ --epochs 20   get accuracy back, no labels needed
-  onnx-prune sensitivity model.onnx --data val/ --plot curves.svg   which layers can lose channels
-  onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
-  onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
-  onnx-prune check model.onnx half.onnx --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml
-  onnx-prune diff model.onnx half.onnx --data photos/ --shard 2/8 --report 2.json   one part of eight; then onnx-prune merge *.json
-  onnx-prune sweep sweep.toml                              models × budgets × criteria × repairs × seeds, and what is best
-  onnx-prune runtimes                                      what can run models here
-
-Exit codes: 0 done, 1 a check or gate failed, 2 bad input or usage.
-A model that is named like a command is given as ./inspect.";
 
 /// Removes whole channels from a trained ONNX network: a smaller, faster model that provably computes what the original
 /// computes with those channels zeroed.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune merge [OPTIONS] PART...\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]",
-    after_help = EXAMPLES,
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune merge [OPTIONS] PART...\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]\n       onnx-prune completions SHELL\n       onnx-prune man [DIR]",
+    after_help = examples::MAIN,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
@@ -72,37 +54,60 @@ pub struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     prune: prune::PruneArgs,
+    /// Say on the standard error what is done: files, stages with their times, what was chosen and why; -vv with details
+    // Of every command, so that none has to pass it on.
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "General")]
+    verbose: u8,
+    /// When tables and messages are in colour
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t, global = true, help_heading = "General")]
+    color: Color,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show operators, sizes, channel groups and what holds channels back, for one model or several side by side
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::InspectArgs),
     /// Show data as a model would get it: samples, shapes, values after preprocessing, labels
+    #[command(after_help = examples::DATA)]
     Data(data::DataCommand),
     /// Measure what changes when one channel group at a time loses a share of its channels
+    #[command(after_help = examples::SENSITIVITY)]
     Sensitivity(Box<sensitivity::SensitivityArgs>),
     /// Compare a pruned model with the original on data: accuracy, outputs, layers, and whether a drop is noise
+    #[command(after_help = examples::DIFF)]
     Diff(Box<diff::DiffCommand>),
     /// Judge a smaller model by limits on accuracy, speed and size: the gate of a pipeline
+    #[command(after_help = examples::CHECK)]
     Check(Box<check::CheckArgs>),
     /// Train a model file: with a teacher, with labels, on any runtime
+    #[command(after_help = examples::TRAIN)]
     Train(Box<train::TrainCommand>),
     /// Measure how fast models run, one against the other
+    #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
     /// Put the parts of a diff, check or sensitivity together that were measured with --shard
+    #[command(after_help = examples::MERGE)]
     Merge(merge::MergeArgs),
     /// Run every combination of models, budgets, criteria, repairs and seeds, here or on a cluster
+    #[command(after_help = examples::SWEEP)]
     Sweep(Box<sweep::SweepArgs>),
     /// Show what can run models here, and where it was found
+    #[command(after_help = examples::RUNTIMES)]
     Runtimes(runtimes::RuntimesArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    #[command(after_help = examples::MAN)]
+    Man(shell::ManArgs),
 }
 
 /// What every command takes.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Print nothing but errors
-    #[arg(short, long, help_heading = "General")]
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "General")]
     quiet: bool,
     /// Threads to use [default: one per core]; the result does not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "General")]
@@ -120,8 +125,20 @@ impl Common {
 }
 
 impl Cli {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// Help, version, and arguments that cannot be read, in clap's words.
+    pub fn read() -> Result<Self, clap::Error> {
+        let color = Color::of_arguments();
+        color.apply();
+        let command = mistyped::check(Self::command().color(color.into()))?;
+        Self::from_arg_matches_mut(&mut command.try_get_matches()?)
+    }
+
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<()> {
+        log::start(self.verbose)?;
         let done = match self.command {
             Some(Command::Inspect(args)) => inspect::run(&args),
             Some(Command::Data(args)) => data::run(&args),
@@ -133,6 +150,8 @@ impl Cli {
             Some(Command::Merge(args)) => merge::run(&args),
             Some(Command::Sweep(args)) => sweep::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),
+            Some(Command::Completions(args)) => shell::completions(&args, Self::command()),
+            Some(Command::Man(args)) => shell::man(&args, Self::command()),
             None => prune::run(&self.prune),
         };
         interrupt::settle();

@@ -17,10 +17,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// On stderr, when that is a terminal and `quiet` is not asked for.
+    /// On stderr, when that is a terminal, `quiet` is not asked for, and no log is written there.
     pub fn new(quiet: bool) -> Self {
         let first = Cell::new(None);
-        if quiet || !std::io::stderr().is_terminal() {
+        if quiet || !std::io::stderr().is_terminal() || super::log::is_on() {
             return Self { bar: ProgressBar::hidden(), quiet, first };
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());

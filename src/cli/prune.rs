@@ -221,6 +221,7 @@ impl PruneArgs {
         Ok(Options {
             budget,
             criterion: self.criterion.clone(),
+            criteria: Default::default(),
             aggregate: self.aggregate,
             normalize: self.normalize,
             scope: self.scope,

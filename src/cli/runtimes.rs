@@ -1,5 +1,6 @@
 //! `onnx-prune runtimes`: what can run models here.
 
+use super::colour;
 use super::runtime::{DeviceArgs, RuntimeArgs};
 use clap::{Args, ValueEnum};
 use onnx_prune::report::{json, runtimes_terminal, terminal};
@@ -16,7 +17,6 @@ enum Format {
 
 /// Lists runtimes.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit code 2 when the runtime or device that is asked for cannot be used.")]
 pub struct RuntimesArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
@@ -32,7 +32,7 @@ pub fn run(args: &RuntimesArgs) -> anyhow::Result<()> {
     let library = args.runtime.ort_lib.as_deref();
     let all = runtime::list(library);
     let text = match args.format {
-        Format::Table => runtimes_terminal::runtimes(&all, terminal::width()),
+        Format::Table => colour::table(&runtimes_terminal::runtimes(&all, terminal::width())),
         Format::Json => json::to_string(&all)?,
     };
     super::print(&text)?;

@@ -1,6 +1,5 @@
 //! `onnx-prune sensitivity MODEL`.
 
-use super::Common;
 use super::data::DataArgs;
 use super::output::{self, Staged};
 use super::parse;
@@ -9,6 +8,7 @@ use super::prune::{in_file, load};
 use super::quality::MetricArgs;
 use super::runtime::RuntimeArgs;
 use super::shard::{AS_JSON, ShardArgs};
+use super::{Common, colour};
 use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::error::Error;
@@ -191,7 +191,7 @@ pub fn write<'a>(
 /// The report as it is printed.
 pub fn text(report: &SensitivityReport, format: Format) -> anyhow::Result<String> {
     Ok(match format {
-        Format::Table => sensitivity_text::table(report, terminal::width()),
+        Format::Table => colour::table(&sensitivity_text::table(report, terminal::width())),
         Format::Json => json::to_string(report)?,
         Format::Csv => sensitivity_text::csv(report),
     })

@@ -16,7 +16,8 @@ pub struct ShardArgs {
 }
 
 /// What a part is written as.
-pub const AS_JSON: &str = "a part is JSON: give --report FILE.json, or --json; `onnx-prune merge` writes the other forms";
+pub const AS_JSON: &str =
+    "a part is JSON: give --report FILE.json, or --json; `onnx-prune merge` writes the other forms";
 
 /// A part comes out as JSON or not at all.
 pub fn check(shard: Shard, report: &[ReportFile], printed: Option<Form>) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! How fast a smaller model is against the original: for `check` and the pruning command.
 
+use super::colour;
 use super::data::DataArgs;
 use super::latency::Conditions;
 use super::parse;
@@ -33,7 +34,7 @@ pub fn fallen_back(what: &str, share: f64, device: &Device) -> Option<String> {
 
 /// What has to be known of times, whatever the limits.
 pub fn warn(report: &BenchReport) {
-    slower(report).iter().chain(&report.notes).for_each(|words| eprintln!("warning: {words}"));
+    slower(report).iter().chain(&report.notes).for_each(|words| colour::warning(words));
 }
 
 /// How times are measured. Any of these has them measured, also without a limit on them.

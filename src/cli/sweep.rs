@@ -4,7 +4,7 @@ mod engines;
 mod spec;
 
 use super::interrupt::Writing;
-use super::{Common, parse};
+use super::{Common, colour, parse};
 use clap::{Args, ValueEnum, ValueHint};
 use engines::{KubernetesArgs, RayArgs, SlurmArgs};
 use onnx_prune::error::Error;
@@ -221,7 +221,7 @@ fn finish(args: &SweepArgs, store: &Store, sweep: &Sweep) -> anyhow::Result<()> 
     if args.json {
         super::print(&text)?;
     } else if !args.common.quiet {
-        let mut text = sweep_text::table(&table, terminal::width());
+        let mut text = colour::table(&sweep_text::table(&table, terminal::width()));
         let database = if cfg!(feature = "sqlite") { ", results.sqlite" } else { "" };
         text += &format!("\nreport.html, results.csv, results.json{database} are in {}\n", store.dir().display());
         super::print(&text)?;

@@ -1,6 +1,5 @@
 //! `onnx-prune train MODEL --data D`: from the flags to [`Options`], and what comes out.
 
-use super::Common;
 use super::data::{DataArgs, NO_DATA};
 use super::interrupt::Writing;
 use super::output::{self, Staged};
@@ -9,6 +8,7 @@ use super::progress::Progress;
 use super::prune::{external_files, in_file, load};
 use super::report::{self, Form, ReportFile};
 use super::runtime::{DeviceArgs, RuntimeArgs};
+use super::{Common, colour};
 use clap::{Args, ValueEnum, ValueHint};
 use onnx_prune::data::{DataOptions, Dataset};
 use onnx_prune::error::Error;
@@ -385,9 +385,12 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
         if args.json {
             super::print(&json::to_string(&told)?)?;
         } else {
-            super::print(&train_text::terminal(&told, terminal::width()))?;
+            super::print(&colour::table(&train_text::terminal(&told, terminal::width())))?;
             match &pruned {
-                Some(pruned) => super::print(&format!("\n{}", terminal::prune(&pruned.report, terminal::width())))?,
+                Some(pruned) => {
+                    let table = colour::table(&terminal::prune(&pruned.report, terminal::width()));
+                    super::print(&format!("\n{table}"))?;
+                }
                 None if options.sparsity.is_some() && useful => {
                     let command = cut::command(&out.display().to_string());
                     super::print(&format!("\nRemove the channels that are removable now:\n  {command}\n"))?;

@@ -152,6 +152,7 @@ impl Dataset {
         let fixed = fixed_batch(&specs)?;
         let mut loaded = load(path, &specs, options)?;
         let n = loaded.count(path)?;
+        tracing::info!(path = %path.display(), samples = n, asked = options.samples, "data opened");
         let mut notes = loaded.notes;
         let mut chosen: Vec<usize> = match options.samples {
             Some(k) if k < n => draw(n, k, options.seed),

@@ -19,9 +19,9 @@ use super::significance::Interval;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::report::AccuracyReport;
+use read::{ANEW, Named, Row, Sides, Times};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use read::{ANEW, Named, Row, Sides, Times};
 
 /// How much worse than the baseline is still noise.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

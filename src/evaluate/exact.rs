@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn every_bit_comes_back() {
-        let all = vec![0.1, -0.0, 1.0 / 3.0, f64::MIN_POSITIVE / 8.0, 5e-324, f64::MAX, f64::NAN, -f64::NAN, f64::INFINITY];
+        let all =
+            vec![0.1, -0.0, 1.0 / 3.0, f64::MIN_POSITIVE / 8.0, 5e-324, f64::MAX, f64::NAN, -f64::NAN, f64::INFINITY];
         let held = Held { rows: all.iter().map(|&x| [x, -x]).collect(), all };
         let text = serde_json::to_string(&held).unwrap();
         assert!(text.contains("\"-NaN\"") && !text.contains("null"), "{text}");

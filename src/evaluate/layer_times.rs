@@ -204,6 +204,9 @@ impl LayerTimer {
         let stored = stored.and_then(|text| serde_json::from_str::<Stored>(&text).ok());
         let stored = stored.filter(|s| s.format == FORMAT && s.place == place);
         let known = stored.map(|s| s.ms).unwrap_or_default();
+        if let Some(file) = &file {
+            tracing::info!(cache = %file.display(), layers = known.len(), "times of layers that are known");
+        }
         Self { runtime, place, file, known, measured: 0 }
     }
 
@@ -219,12 +222,14 @@ impl LayerTimer {
     pub fn ms(&mut self, layer: &LayerShape) -> Result<f64> {
         let key = layer.key();
         if let Some(&ms) = self.known.get(&key) {
+            tracing::debug!(layer = key, ms, "time known");
             return Ok(ms);
         }
         let ms = self.measure(layer).map_err(|e| match e {
             Error::Runtime { runtime, message } => Error::Runtime { runtime, message: format!("{key}: {message}") },
             e => e,
         })?;
+        tracing::debug!(layer = key, ms, "time measured");
         self.measured += 1;
         self.known.insert(key, ms);
         Ok(ms)

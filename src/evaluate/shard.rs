@@ -207,7 +207,8 @@ impl Part {
         let refuse = |why: String| Error::Usage(format!("{}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let no_part = |e: serde_json::Error| {
-            let anew = "make it again with `onnx-prune diff`, `check` or `sensitivity` and --shard I/N --report FILE.json";
+            let anew =
+                "make it again with `onnx-prune diff`, `check` or `sensitivity` and --shard I/N --report FILE.json";
             refuse(format!("expected a part of a measurement, found something else ({e}); {anew}"))
         };
         let head: Head = serde_json::from_str(&text).map_err(no_part)?;
@@ -309,7 +310,8 @@ fn in_order(mut parts: Vec<(String, Part)>) -> Result<Vec<(String, Part)>> {
         let differ = |what: &str, found: &str, wanted: &str, way: &str| {
             Err(Error::Usage(format!("{name}: {what} {found}, but in {first_name} {wanted}; {way}")))
         };
-        let way = "all parts have to be made by the same command with the same files and flags, --shard and --report aside";
+        let way =
+            "all parts have to be made by the same command with the same files and flags, --shard and --report aside";
         let (a, b) = (first.measured.command(), part.measured.command());
         if a != b {
             return differ("made by", b, &format!("by {a}"), way);

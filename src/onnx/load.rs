@@ -22,6 +22,8 @@ pub fn load(path: &Path) -> Result<Model, OnnxError> {
     let mut files = Files::of(path)?;
     tensors_mut(&mut proto, &mut |t| files.fill(t))?;
     let bytes_on_disk = source.len() as u64 + files.bytes();
+    let nodes = proto.graph.as_ref().map_or(0, |g| g.node.len());
+    tracing::info!(path = %path.display(), bytes = bytes_on_disk, nodes, external = files.any(), "model loaded");
     Ok(Model {
         proto,
         path: path.to_owned(),
@@ -31,6 +33,7 @@ pub fn load(path: &Path) -> Result<Model, OnnxError> {
         pages,
         sha256: OnceLock::new(),
         scopes: None,
+        rules: Default::default(),
     })
 }
 
@@ -52,6 +55,7 @@ pub fn from_bytes(bytes: impl Into<Bytes>, path: impl Into<PathBuf>) -> Result<M
         pages: None,
         sha256: OnceLock::new(),
         scopes: None,
+        rules: Default::default(),
     })
 }
 

@@ -32,6 +32,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::flat::Scopes;
+use crate::ops::Rules;
 pub use error::OnnxError;
 pub(crate) use load::map;
 pub use load::{from_bytes, load};
@@ -56,6 +57,8 @@ pub struct Model {
     sha256: OnceLock<String>,
     /// How to put back what was [flattened](crate::flat).
     pub(crate) scopes: Option<Arc<Scopes>>,
+    /// What its operators mean.
+    rules: Rules,
 }
 
 impl Model {
@@ -77,6 +80,7 @@ impl Model {
             pages: None,
             sha256: OnceLock::new(),
             scopes: None,
+            rules: Rules::default(),
         }
     }
 
@@ -84,7 +88,18 @@ impl Model {
     pub fn derive(&self, proto: proto::ModelProto) -> Self {
         let pages = self.pages.clone();
         let was_external = self.was_external;
-        Self { was_external, pages, ..Self::from_proto(proto, self.path.clone()) }
+        let rules = self.rules.clone();
+        Self { was_external, pages, rules, ..Self::from_proto(proto, self.path.clone()) }
+    }
+
+    /// The same model, read with rules for operators of your own.
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// What its operators are read with; the standard ones unless [`with_rules`](Self::with_rules) said otherwise.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The same as a flat model.

@@ -34,7 +34,10 @@ pub struct SaveOptions {
 /// Writes the model to `out` and returns the bytes written, those of a data file included. A file that is there already
 /// is replaced at the end, in one step; on an error it is as it was, and no new file is left.
 pub fn save(model: &Model, out: &Path, opts: &SaveOptions) -> Result<u64, OnnxError> {
-    save_limited(model, out, opts, i32::MAX as usize)
+    let bytes = save_limited(model, out, opts, i32::MAX as usize)?;
+    let nodes = model.proto.graph.as_ref().map_or(0, |g| g.node.len());
+    tracing::info!(path = %out.display(), bytes, nodes, "model saved");
+    Ok(bytes)
 }
 
 fn save_limited(model: &Model, out: &Path, opts: &SaveOptions, limit: usize) -> Result<u64, OnnxError> {

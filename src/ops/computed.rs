@@ -19,8 +19,7 @@ pub fn computed_weights(a: &Analysis, derived: &[bool]) -> BTreeSet<ValueId> {
     let g = a.graph;
     let mut found = BTreeSet::new();
     for &id in &g.order {
-        let node = g.node(id);
-        let Some(rule) = super::rule(node.domain(), node.op_type()) else { continue };
+        let Some(rule) = g.rule(id) else { continue };
         for &slot in rule.weight_slots() {
             let Some(v) = g.input(id, slot) else { continue };
             let plain = g.constant(v).is_some() || weight_source(&a.cx(id, 0, &[]), v, 0).is_some();

@@ -3,7 +3,8 @@
 //! A rule says, once and symmetrically, which indices of a node's axes live and die together ([`OpRule::relate`]), what
 //! its output shapes are ([`OpRule::infer`]), and what else must change in the node when channels leave
 //! ([`OpRule::patch`]). An operator is added in one file: one impl, one line in [`RULES`], one case of the commute test.
-//! An operator without a rule pins every axis that it touches.
+//! An operator without a rule pins every axis that it touches. Rules for operators of your own need no change here: see
+//! [`Rules`].
 
 pub mod activation;
 pub mod attention;
@@ -36,6 +37,7 @@ pub mod regions;
 pub mod relate;
 pub mod reshape;
 pub mod resize;
+mod rules;
 pub mod scatter;
 pub mod select;
 pub mod spectral;
@@ -46,17 +48,46 @@ pub use patch::Patch;
 pub use policy::Policy;
 pub use quantized::Storage;
 pub use relate::{Loc, Relate};
+pub use rules::Rules;
+pub(crate) use rules::standard;
 
-use crate::graph::is_default_domain;
 use crate::onnx::proto::NodeProto;
-use std::collections::HashMap;
-use std::sync::OnceLock;
 
 /// Output shapes; `None` where a shape is not known.
 pub type Shapes = Vec<Option<Vec<usize>>>;
 
 /// The channel semantics of one operator.
-pub trait OpRule: Sync {
+///
+/// [`infer`](Self::infer) and [`relate`](Self::relate) are all that most operators need. What `relate` does not mention stays
+/// whole, so that a rule which says too little costs channels and never correctness.
+///
+/// # Examples
+/// An operator that sums pairs of neighbouring channels, `y[i] = x[2i] + x[2i+1]`: both leave together with what they make.
+/// ```
+/// use onnx_prune::ops::{Answer, NodeCx, OpRule, Relate, Shapes, relate::{In, Out}};
+///
+/// struct Pairs;
+///
+/// impl OpRule for Pairs {
+///     fn infer(&self, cx: &NodeCx) -> Answer<Shapes> {
+///         let mut shape = cx.shape(0)?.to_vec();
+///         match shape.get_mut(1) {
+///             Some(channels) if channels.is_multiple_of(2) => *channels /= 2,
+///             _ => return Err("expected an even number of channels".into()),
+///         }
+///         Ok(vec![Some(shape)])
+///     }
+///
+///     fn relate(&self, r: &mut Relate) -> Answer<()> {
+///         let channels = r.size(In(0, 1))?;
+///         r.tie_map(In(0, 1), Out(0, 1), (0..channels).map(|i| (i, i / 2)))
+///     }
+/// }
+///
+/// # use onnx_prune::ops::Rules;
+/// assert!(Rules::default().with("com.example:Pairs", Pairs).is_ok());
+/// ```
+pub trait OpRule: Send + Sync {
     /// Output shapes under one assignment of the dynamic dimensions.
     ///
     /// # Errors
@@ -78,12 +109,12 @@ pub trait OpRule: Sync {
     }
 
     /// Input slots that hold layer weights: a constant that several nodes read there is really shared, not deduplicated.
-    fn weight_slots(&self) -> &'static [usize] {
+    fn weight_slots(&self) -> &[usize] {
         &[]
     }
 
     /// Input slots that hold sizes, which [`OpRule::patch`] keeps right when channels leave.
-    fn size_slots(&self) -> &'static [usize] {
+    fn size_slots(&self) -> &[usize] {
         &[]
     }
 
@@ -193,13 +224,3 @@ pub static RULES: &[(&[&str], &dyn OpRule)] = &[
     (heads::ATTENTION, &heads::Attention),
     (heads::MULTI_HEAD, &heads::MultiHead),
 ];
-
-/// The rule of an operator.
-pub fn rule(domain: &str, op_type: &str) -> Option<&'static dyn OpRule> {
-    static INDEX: OnceLock<HashMap<(&'static str, &'static str), &'static dyn OpRule>> = OnceLock::new();
-    let index = INDEX.get_or_init(|| {
-        let named = RULES.iter().flat_map(|&(names, rule)| names.iter().map(move |&n| (n, rule)));
-        named.map(|(name, rule)| (name.rsplit_once(':').unwrap_or(("", name)), rule)).collect()
-    });
-    index.get(&(if is_default_domain(domain) { "" } else { domain }, op_type)).copied()
-}

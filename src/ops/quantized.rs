@@ -59,8 +59,7 @@ impl Grid {
 
 /// Where a reader finds the grid of the integers in its slot.
 fn storage_at(graph: &Graph, (node, slot): (NodeId, usize), rank: usize) -> Option<Storage> {
-    let proto = graph.node(node);
-    super::rule(proto.domain(), proto.op_type())?.storage(proto, slot, rank)
+    graph.rule(node)?.storage(graph.node(node), slot, rank)
 }
 
 /// The constant behind an optional slot, as its source; `Some(None)` where nothing is given.

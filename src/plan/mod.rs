@@ -36,6 +36,7 @@ pub(crate) type Scores = [Vec<f64>];
 
 /// How much is removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Budget {
     /// This share of the prunable channels is removed, in `[0, 1)`. All groups count, excluded ones too.
     Ratio(f64),

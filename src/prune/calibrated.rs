@@ -12,7 +12,7 @@ use crate::plan::{self, Budget, Decision};
 use crate::recover::Recover;
 use crate::recover::reconstruct::reconstruct;
 use crate::rewrite;
-use crate::score::{CriterionSpec, Scores};
+use crate::score::Scores;
 
 /// How error curves come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) fn activations(
     clock: &mut Clock,
     progress: &dyn Fn(&str),
 ) -> Result<Option<Activations>> {
-    let asks = o.criterion.as_ref().is_some_and(CriterionSpec::needs_data) && applies(o).is_none();
+    let asks = o.criterion.as_ref().is_some_and(|s| s.needs_data(&o.criteria)) && applies(o).is_none();
     let Some(cal) = o.calibration.as_deref().filter(|_| asks) else { return Ok(None) };
     progress("activations");
     clock.time("survey", || Activations::new(t, cal)).map(Some)

@@ -163,7 +163,8 @@ fn rescore(
     let removed = plan::removed_indices(ch, gone);
     let weights = Weights { graph, channels: ch, removed: &removed };
     if gone.iter().all(Vec::is_empty) {
-        let cx = ScoreContext { channels: ch, params: &weights, seed: o.seed, activations: seen };
+        let cx =
+            ScoreContext { channels: ch, params: &weights, seed: o.seed, activations: seen, criteria: &o.criteria };
         return score::score_all(&cx, spec, fallback, o.aggregate, o.normalize);
     }
     let mut left = ch.clone();
@@ -174,7 +175,7 @@ fn rescore(
             gone.binary_search(&(k - 1)).is_err()
         });
     }
-    let cx = ScoreContext { channels: &left, params: &weights, seed: o.seed, activations: seen };
+    let cx = ScoreContext { channels: &left, params: &weights, seed: o.seed, activations: seen, criteria: &o.criteria };
     let mut scores = score::score_all(&cx, spec, fallback, o.aggregate, o.normalize)?;
     for ((values, gone), g) in scores.values.iter_mut().zip(gone).zip(&ch.groups) {
         let mut kept = std::mem::take(values).into_iter();

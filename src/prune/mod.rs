@@ -21,12 +21,12 @@ use crate::error::{Error, Result};
 use crate::flat::flatten;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::{Model, tensor};
-use crate::ops::{self, Policy};
+use crate::ops::Policy;
 use crate::plan::{self, Budget, PlanFile, RoundTo, Scope};
 use crate::recover::{self, Recover};
 use crate::report::{PruneReport, RecoverReport, VerifyReport};
 use crate::rewrite;
-use crate::score::{Aggregate, CriterionSpec, Normalize, Scores};
+use crate::score::{Aggregate, Criteria, CriterionSpec, Normalize, Scores};
 use crate::verify;
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,8 @@ pub struct Options {
     pub budget: Budget,
     /// How channels are ranked; `None` takes the default.
     pub criterion: Option<CriterionSpec>,
+    /// The criteria that names in [`criterion`](Self::criterion) stand for.
+    pub criteria: Criteria,
     /// How the coupled layers of a group add up.
     pub aggregate: Aggregate,
     /// How groups are made comparable.
@@ -92,6 +94,7 @@ impl Default for Options {
         Options {
             budget: Budget::Ratio(0.3),
             criterion: None,
+            criteria: Criteria::default(),
             aggregate: Aggregate::default(),
             normalize: Normalize::default(),
             scope: Scope::default(),
@@ -177,6 +180,12 @@ pub fn analyse_with<'m>(graph: &'m Graph<'m>, policy: &Policy) -> Result<Traced<
     }
     let analysis = canon::analyse_with(graph, policy.clone());
     let trace = trace(&analysis)?;
+    let ch = &trace.channels;
+    let channels: usize = ch.groups.iter().map(|g| g.channels.len()).sum();
+    tracing::debug!(nodes = graph.nodes.len(), groups = ch.groups.len(), channels, pins = ch.pins.len(), "traced");
+    for pin in &ch.pins {
+        tracing::trace!(tensor = pin.tensor, axis = pin.axis, node = pin.node, reason = pin.reason, "pinned");
+    }
     Ok(Traced { analysis, trace })
 }
 
@@ -187,7 +196,7 @@ struct Clock(BTreeMap<String, f64>);
 impl Clock {
     fn time<T>(&mut self, stage: &str, f: impl FnOnce() -> T) -> T {
         let start = Instant::now();
-        let out = f();
+        let out = tracing::info_span!("stage", name = stage).in_scope(f);
         *self.0.entry(stage.to_owned()).or_default() += start.elapsed().as_secs_f64() * 1e3;
         out
     }
@@ -345,6 +354,7 @@ fn check(
     clock: &mut Clock,
     progress: &dyn Fn(&str),
 ) -> Result<VerifyReport> {
+    let own: Vec<String> = t.analysis.graph.with_added_rule().map(|n| t.analysis.graph.label(n)).collect();
     if !options.verify {
         return Ok(VerifyReport {
             runtime: "none".into(),
@@ -352,15 +362,25 @@ fn check(
             note: "not asked for (--no-verify)".into(),
         });
     }
+    // A rule of the caller's is a claim that only numbers confirm.
+    let believed = |report: VerifyReport| match own.first() {
+        Some(node) if report.max_rel_diff.is_none() => Err(Error::Usage(format!(
+            "{}: {node} is read with a rule that was added, and nothing confirms what the rule says: {}. Define the operator in \
+             standard ones (Rules::defined), or turn verification off and compare the models in a runtime that knows it",
+            pruned.path.display(),
+            report.note
+        ))),
+        _ => Ok(report),
+    };
     // A runtime would be right to do anything with a model that contradicts itself.
     if let Some(why) = t.analysis.contradiction() {
         let note = format!("numbers were not compared: the shapes of {why}; only the structure was checked");
-        return Ok(VerifyReport { runtime: "none".into(), max_rel_diff: None, note });
+        return believed(VerifyReport { runtime: "none".into(), max_rel_diff: None, note });
     }
     progress("verify");
     clock.time("verify", || {
         let twin = rewrite::mask(&t.analysis, &t.trace, removed)?;
-        verify::compare(&twin, pruned, options.seed, exact)
+        verify::compare(&twin, pruned, options.seed, exact).and_then(believed)
     })
 }
 
@@ -392,10 +412,7 @@ pub(crate) fn same_groups(a: &Channels, b: &Channels) -> Result<()> {
 /// Every tensor holds what its shape says, and no layer weight is NaN or infinite: every score and every comparison would
 /// be meaningless.
 fn check_weights(graph: &Graph, ch: &Channels) -> Result<()> {
-    let weight_slot = |n: NodeId, slot: usize| {
-        let node = graph.node(n);
-        ops::rule(node.domain(), node.op_type()).is_some_and(|r| r.weight_slots().contains(&slot))
-    };
+    let weight_slot = |n: NodeId, slot: usize| graph.rule(n).is_some_and(|r| r.weight_slots().contains(&slot));
     let mut weights: BTreeSet<ValueId> = BTreeSet::new();
     for t in &ch.tensors {
         weights.extend(t.source.filter(|_| t.readers.iter().any(|&(n, slot)| weight_slot(n, slot))));

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// `--recover`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Recover {
     /// Only remove: the result equals the original with zeros at the removed weight slices.
     None,

@@ -7,7 +7,7 @@ use crate::graph::NodeId;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
 use crate::ops::cx::{Lane, NodeCx, Override};
-use crate::ops::{self, Loc, OpRule, Patch, build};
+use crate::ops::{Loc, OpRule, Patch, build};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,8 +39,7 @@ impl Walk<'_, '_> {
         let cut = self.cut;
         let touched = cut.trace.tensors.of_node(id).any(|t| cut.touches(cut.trace.channels.tensor(t)));
         let mut overrides = self.constants(id, ed)?;
-        let node = cut.a.graph.node(id);
-        let rule = ops::rule(node.domain(), node.op_type()).filter(|_| cut.a.refusals[id.0 as usize].is_none());
+        let rule = cut.a.graph.rule(id).filter(|_| cut.a.refusals[id.0 as usize].is_none());
         let mut wants = BTreeMap::new();
         if touched {
             let Some(rule) = rule else {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 /// The runtime that a user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RuntimeChoice {
     /// ONNX Runtime where its library is found, since it is two to three times as fast; else tract.
     #[default]
@@ -71,6 +72,13 @@ pub fn choose(choice: RuntimeChoice, ort_lib: Option<&Path>) -> Result<Arc<dyn R
 /// library that was named (by `ort_lib` or `ORT_DYLIB_PATH`) has to work. [`Error::Usage`] when the runtime has no such
 /// device or threads.
 pub fn choose_with(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
+    let chosen = chosen(options)?;
+    let (name, version, device) = (chosen.name(), chosen.version(), &options.device);
+    tracing::info!(asked = ?options.choice, runtime = name, version, %device, threads = options.threads, "runtime chosen");
+    Ok(chosen)
+}
+
+fn chosen(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
     match options.choice {
         RuntimeChoice::Tract => tract(options),
         RuntimeChoice::Ort => ort(options),
@@ -81,7 +89,10 @@ pub fn choose_with(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
             Err(problem) if options.device != Device::Cpu && !options.allow_fallback => Err(problem),
             Err(problem) => match tract(options) {
                 Err(Error::NoRuntime { .. }) => Err(problem),
-                other => other,
+                other => {
+                    tracing::info!(%problem, "ONNX Runtime is not used");
+                    other
+                }
             },
         },
     }
@@ -115,6 +126,7 @@ fn tract(_: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
 #[cfg(feature = "ort")]
 fn ort(options: &RuntimeOptions) -> Result<Arc<dyn Runtime>> {
     let found = super::ort::Ort::new(options.ort_lib.as_deref())?.with_threads(options.threads);
+    tracing::debug!(library = %found.path().display(), place = found.place(), "ONNX Runtime found");
     let found = found
         .with_spinning(options.spinning)
         .with_search(options.search)

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 /// A device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Device {
     /// The processor.
     #[default]

@@ -6,6 +6,7 @@
 
 mod activation;
 mod batch_norm;
+mod criteria;
 mod fpgm;
 mod norm;
 mod random;
@@ -14,7 +15,8 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use spec::{Aggregate, CriterionSpec, Normalize, criterion};
+pub use criteria::Criteria;
+pub use spec::{Aggregate, CriterionSpec, Normalize};
 
 use crate::calibrate::activations::Activations;
 use crate::channels::{Channels, Group, TensorId};
@@ -45,15 +47,20 @@ pub struct ScoreContext<'a> {
     pub seed: u64,
     /// What channels carry on calibration data, where a criterion asks for it.
     pub activations: Option<&'a Activations>,
+    /// The criteria that names stand for.
+    pub criteria: &'a Criteria,
 }
 
 /// A way to tell important channels from unimportant ones.
-pub trait Criterion: Sync {
+///
+/// One of your own is added with [`Criteria::with`], where there is an example that needs no weights. `examples/extend.rs` has one that reads
+/// them through [`ScoreContext::params`].
+pub trait Criterion: Send + Sync {
     /// Its name on the command line.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// One line for the help text.
-    fn about(&self) -> &'static str;
+    fn about(&self) -> &str;
 
     /// The importance (≥ 0) of each channel, `None` when the criterion does not apply to this group.
     ///
@@ -62,7 +69,9 @@ pub trait Criterion: Sync {
     fn score(&self, cx: &ScoreContext<'_>, group: &Group, aggregate: Aggregate) -> Result<Option<Vec<f64>>>;
 
     /// Whether it only applies to groups with a batch normalization.
-    fn needs_batch_norm(&self) -> bool;
+    fn needs_batch_norm(&self) -> bool {
+        false
+    }
 
     /// Whether it needs calibration data.
     fn needs_data(&self) -> bool {
@@ -167,7 +176,7 @@ fn combination(
     let mut used = CriterionSpec { parts: Vec::new() };
     let mut missed = false;
     for (name, weight) in &spec.parts {
-        let criterion = spec::named(name)?;
+        let criterion = cx.criteria.get(name)?;
         let Some(mut values) = criterion.score(cx, group, aggregate)? else {
             missed |= criterion.needs_batch_norm();
             continue;

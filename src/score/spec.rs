@@ -1,6 +1,6 @@
 //! What the user asks for: criteria with weights, how sites are put together, how groups are made comparable.
 
-use super::{CRITERIA, Criterion};
+use super::Criteria;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -84,40 +84,24 @@ pub struct CriterionSpec {
     pub parts: Vec<(String, f64)>,
 }
 
-/// The criterion of that name.
-pub fn criterion(name: &str) -> Option<&'static dyn Criterion> {
-    CRITERIA.iter().copied().find(|criterion| criterion.name() == name)
-}
-
-/// The criterion of that name.
-///
-/// # Errors
-/// [`Error::Usage`] with all names there are.
-pub(super) fn named(name: &str) -> Result<&'static dyn Criterion, Error> {
-    criterion(name).ok_or_else(|| {
-        let names: Vec<_> = CRITERIA.iter().map(|criterion| criterion.name()).collect();
-        Error::Usage(format!("unknown criterion {name:?}; there are: {}", names.join(", ")))
-    })
-}
-
 impl CriterionSpec {
     /// Whether a part needs calibration data.
-    pub fn needs_data(&self) -> bool {
-        self.parts.iter().any(|(name, _)| criterion(name).is_some_and(Criterion::needs_data))
+    pub fn needs_data(&self, criteria: &Criteria) -> bool {
+        self.parts.iter().any(|(name, _)| criteria.get(name).is_ok_and(|c| c.needs_data()))
     }
-}
 
-impl FromStr for CriterionSpec {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
+    /// Reads a specification whose names are those of `criteria`. ([`FromStr`] knows the standard ones only.)
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an unknown name, one that appears twice, and a weight that is no number above zero.
+    pub fn parse(text: &str, criteria: &Criteria) -> Result<Self, Error> {
         let mut parts: Vec<(String, f64)> = Vec::new();
         for part in text.split(',') {
             let (name, weight) = match part.split_once('=') {
                 Some((name, weight)) => (name.trim(), weight.trim()),
                 None => (part.trim(), "1"),
             };
-            let name = named(name)?.name();
+            let name = criteria.get(name)?.name();
             let weight = weight.parse::<f64>().ok().filter(|w| w.is_finite() && *w > 0.0).ok_or_else(|| {
                 Error::Usage(format!("the weight of criterion {name} must be a number above zero, not {weight:?}"))
             })?;
@@ -127,6 +111,14 @@ impl FromStr for CriterionSpec {
             parts.push((name.to_owned(), weight));
         }
         Ok(Self { parts })
+    }
+}
+
+impl FromStr for CriterionSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text, &Criteria::STANDARD)
     }
 }
 

@@ -133,6 +133,7 @@ pub struct Stop {
 /// Kinds of early ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum StopReason {
     /// The held-back figure did not get better any more.
     NoProgress,

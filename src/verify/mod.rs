@@ -45,11 +45,18 @@ pub fn check_interface(original: &Model, pruned: &Model) -> Result<()> {
 /// # Errors
 /// [`Error::Verify`] when an output differs, [`Error::Internal`] when only the pruned model cannot run.
 pub fn compare(twin: &Model, pruned: &Model, seed: u64, exact: bool) -> Result<VerifyReport> {
+    let report = compared(twin, pruned, seed, exact)?;
+    tracing::info!(runtime = report.runtime, max_rel_diff = report.max_rel_diff, note = report.note, "verified");
+    Ok(report)
+}
+
+fn compared(twin: &Model, pruned: &Model, seed: u64, exact: bool) -> Result<VerifyReport> {
     let Some(rt) = runtime::embedded() else {
         return Ok(not_compared("none", "this build has no embedded runtime; only the structure was checked"));
     };
     // Runtimes need not know functions; what a call became is compared all the same.
-    let (twin, pruned) = (&*flat::inline(twin)?, &*flat::inline(pruned)?);
+    let (twin, pruned) = (twin.rules().define(twin), pruned.rules().define(pruned));
+    let (twin, pruned) = (&*flat::inline(&twin)?, &*flat::inline(&pruned)?);
     if widen::has_other_floats(twin) {
         let mut report = compare_steps(rt, &widen::widen(twin)?, &widen::widen(pruned)?, seed, exact)?;
         if report.max_rel_diff.is_some() {

@@ -1,6 +1,7 @@
 //! The run of a pruning command: decide, measure, judge, write.
 
 use super::super::check::step_summary;
+use super::super::colour;
 use super::super::data::NO_DATA;
 use super::super::interrupt::Writing;
 use super::super::limits::Held;
@@ -88,8 +89,8 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     drop(progress);
     if !args.common.quiet {
         let table = || match &report.accuracy {
-            Some(accuracy) if !found => terminal::accuracy(accuracy, terminal::width()),
-            _ => terminal::prune(report, terminal::width()),
+            Some(accuracy) if !found => colour::table(&terminal::accuracy(accuracy, terminal::width())),
+            _ => colour::table(&terminal::prune(report, terminal::width())),
         };
         super::super::print(&args.form.printed().map_or_else(|| Ok(table()), |form| text(report, form, &pictures))?)?;
         warn(report);
@@ -290,7 +291,7 @@ fn write(
 
 fn warn(report: &PruneReport) {
     if let Some(missed) = report.missed.as_ref().filter(|_| report.passed != Some(false) || report.models.is_some()) {
-        eprintln!("warning: budget missed: {missed}");
+        colour::warning(&format!("budget missed: {missed}"));
     }
     report.latency.iter().for_each(speed::warn);
 }

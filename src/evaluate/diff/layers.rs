@@ -168,7 +168,8 @@ impl Sums {
 /// All tensors that nodes make, in order.
 fn made(model: &Model) -> Vec<Made> {
     let nodes = model.proto.graph.iter().flat_map(|g| &g.node);
-    let reads = |n: &NodeProto| n.input.iter().map(String::as_str).chain(captured_names(n)).map(str::to_owned).collect();
+    let reads =
+        |n: &NodeProto| n.input.iter().map(String::as_str).chain(captured_names(n)).map(str::to_owned).collect();
     let one = |n: &NodeProto, tensor: &String| Made {
         tensor: tensor.clone(),
         node: n.name().to_owned(),

@@ -109,7 +109,9 @@ impl SensitivityPart {
         let all = self.curves_in_all;
         if self.curves.len() != all || self.curves.iter().enumerate().any(|(i, c)| i != c.place) {
             let n = self.curves.len();
-            return Err(Error::Usage(format!("the parts hold {n} of {all} curves; make the parts again, and merge all")));
+            return Err(Error::Usage(format!(
+                "the parts hold {n} of {all} curves; make the parts again, and merge all"
+            )));
         }
         Ok(SensitivityReport {
             schema_version: SCHEMA_VERSION,

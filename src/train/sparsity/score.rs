@@ -6,7 +6,7 @@ use crate::flat::flatten;
 use crate::graph::Graph;
 use crate::onnx::Model;
 use crate::prune::{DEFAULT_CRITERION, FALLBACK_CRITERION, analyse};
-use crate::score::{Aggregate, Normalize, ScoreContext, score_all};
+use crate::score::{Aggregate, Criteria, Normalize, ScoreContext, score_all};
 use crate::train::history::SparsityState;
 
 /// A channel whose score is below this share of the largest in its group is removable.
@@ -25,7 +25,7 @@ pub fn measure(model: &Model, penalty: f64) -> Result<SparsityState> {
     let t = analyse(&graph)?;
     let channels = &t.trace.channels;
     let params = Weights { graph: &graph, channels, removed: &[] };
-    let cx = ScoreContext { channels, params: &params, seed: 0, activations: None };
+    let cx = ScoreContext { channels, params: &params, seed: 0, activations: None, criteria: &Criteria::STANDARD };
     let (spec, fallback) = (DEFAULT_CRITERION.parse()?, FALLBACK_CRITERION.parse()?);
     let scores = score_all(&cx, &spec, &fallback, Aggregate::default(), Normalize::Max)?;
     let all: Vec<f64> = scores.values.into_iter().flatten().collect();

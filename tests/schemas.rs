@@ -178,6 +178,8 @@ fn what_runs_models() {
     holds("part", &json(&dir, "cp.json"));
     ok(&dir, &format!("sensitivity net.onnx {few} --metric top1 --shard 1/2 --report sp.json"));
     holds("part", &json(&dir, "sp.json"));
+    ok(&dir, &format!("calibrate net.onnx --samples 8 {on} --report sp.json"));
+    holds("part", &json(&dir, "sp.json"));
     // Outputs that are equal have no finite figures everywhere.
     holds("diff", &printed(&dir, &format!("diff net.onnx net.onnx --samples 3 --layer-samples 0 {on} --format json")));
     ok(&dir, "bench net.onnx small.onnx --runs 5 --warmup 0 --max-ratio 100 --runtime tract --report b.json");

@@ -36,12 +36,12 @@ fn text(dir: &TempDir, name: &str) -> String {
 /// The whole at once, and merged from `of` parts in a random order, each of which went through its file's text.
 fn both(models: (&Model, &Model), data: &Dataset, options: &Options, of: usize, rng: &mut ChaCha8Rng) -> [String; 2] {
     let rt = embedded().unwrap();
-    let whole = compare(models.0, models.1, data, &*rt, options, &|_| ());
+    let whole = compare(models.0, models.1, data, rt, options, &|_| ());
     let mut parts = Vec::new();
     let mut samples = 0;
     for i in 1..=of {
         let shard = Shard::new(i, of).unwrap();
-        let seen = observe(models, data, &*rt, options, shard, &|_| ()).unwrap();
+        let seen = observe(models, data, rt, options, shard, &|_| ()).unwrap();
         samples += seen.samples().0;
         let text = Part::diff(shard, models, data, seen).to_json().unwrap();
         parts.push((format!("part {i}"), serde_json::from_str::<Part>(&text).unwrap()));
@@ -197,6 +197,42 @@ fn curves_of_sensitivity_are_dealt_out() {
 }
 
 #[test]
+fn statistics_of_parts_are_those_of_all_samples() {
+    let dir = place();
+    fs::copy(fixture("squeeze_excite.bn.onnx"), dir.path().join("se.onnx")).unwrap();
+    for net in ["net.onnx", "se.onnx"] {
+        // 53 batches, four groups of them.
+        let on = format!("calibrate {net} --samples 210 --batch 4 {DATA}");
+        let said = ok(&dir, &format!("{on} --report whole.json"));
+        assert!(said.contains("on 210 of 210 samples"), "{said}");
+        for of in [1, 3, 6] {
+            let names: Vec<String> = (1..=of).rev().map(|i| format!("p{i}.json")).collect();
+            (1..=of).for_each(|i| _ = ok(&dir, &format!("{on} --shard {i}/{of} --report p{i}.json")));
+            ok(&dir, &format!("merge {} --report merged.json", names.join(" ")));
+            assert!(text(&dir, "whole.json") == text(&dir, "merged.json"), "{net} in {of} parts");
+        }
+        for criterion in ["act-mean", "act-rms", "act-variance=0.5,l1=0.5", "apoz"] {
+            let prune = format!("{net} --ratio 0.4 --recover bias --criterion {criterion} --samples 210 --batch 4");
+            ok(&dir, &format!("{prune} {DATA} -o direct.onnx"));
+            let prune = prune.replace("--samples 210 --batch 4", "--statistics merged.json");
+            ok(&dir, &format!("{prune} -o stored.onnx"));
+            assert!(files(&dir)["direct.onnx"] == files(&dir)["stored.onnx"], "{net} {criterion}");
+        }
+    }
+    let prune = "net.onnx --ratio 0.4 --criterion act-rms -o out.onnx";
+    refused(&dir, &format!("{prune} --statistics merged.json"), &["merged.json", "another model", "SHA-256"]);
+    refused(&dir, &format!("{prune} --statistics p1.json"), &["part 1/6 alone", "merge"]);
+    ok(&dir, &format!("calibrate net.onnx --samples 8 {DATA} --report s.json"));
+    for criterion in ["l2", "obs", "obs,act-rms"] {
+        let asked = format!("net.onnx --ratio 0.4 --criterion {criterion} --statistics s.json");
+        refused(&dir, &asked, &["--statistics serves", "act-rms"]);
+    }
+    refused(&dir, "net.onnx --ratio 0.4 --statistics s.json", &["--statistics serves", "none is named"]);
+    refused(&dir, &format!("calibrate net.onnx {DATA} --report s.md"), &["FILE.json"]);
+    refused(&dir, "calibrate net.onnx --report x.json", &["no data"]);
+}
+
+#[test]
 fn parts_that_do_not_make_a_whole_are_refused() {
     let dir = place();
     let on = |more: &str| format!("diff net.onnx small.onnx --samples 12 --batch 2 --layer-samples 0 {DATA} {more}");
@@ -231,6 +267,8 @@ fn parts_that_do_not_make_a_whole_are_refused() {
     // The numbers inside do not fit what the part says it is.
     write("moved.json", &text(&dir, "p2.json").replacen("\"2/3\"", "\"3/3\"", 1));
     refused(&dir, "merge p1.json p2.json moved.json", &["moved.json", "do not follow each other"]);
+    ok(&dir, &format!("calibrate net.onnx --samples 8 {DATA} --shard 3/3 --report stat.json"));
+    refused(&dir, "merge p1.json p2.json stat.json", &["stat.json", "made by calibrate"]);
     refused(&dir, "merge p1.json none.json", &["none.json", "cannot be read"]);
     refused(&dir, "merge p1.json p2.json p3.json --report p3.json", &["p3.json", "a part"]);
     refused(&dir, "merge p1.json p2.json p3.json --report m.xml", &["m.xml", "FILE.md"]);

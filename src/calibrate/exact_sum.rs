@@ -69,6 +69,7 @@ impl ExactSum {
         self.settle();
         other.settle();
         for (at, digit) in other.digits {
+            // Both are of 32 bits now.
             *self.digits.entry(at).or_insert(0) += digit;
         }
         self.odd.iter_mut().zip(other.odd).for_each(|(a, b)| *a = a.saturating_add(b));
@@ -83,7 +84,7 @@ impl ExactSum {
         let mut settled = BTreeMap::new();
         // A carry of −1 goes on for ever, and is the sign.
         while at <= highest || !matches!(carry, -1 | 0) {
-            let sum = self.digits.get(&at).copied().unwrap_or(0) + carry;
+            let sum = self.digits.get(&at).copied().unwrap_or(0).saturating_add(carry);
             carry = sum >> BITS;
             let digit = sum & i64::from(u32::MAX);
             if digit != 0 {

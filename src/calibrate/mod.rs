@@ -6,6 +6,7 @@ pub mod moments;
 pub mod obs;
 pub mod rows;
 pub mod sites;
+pub mod statistics;
 pub mod survey;
 
 use crate::error::Result;

@@ -84,6 +84,17 @@ Examples:
 
 Exit code 1 when a model misses --max-ratio or --min-speedup.";
 
+/// Of `calibrate`.
+pub const CALIBRATE: &str = "\
+Examples:
+  onnx-prune calibrate model.onnx --data val/ --report stats.json
+  onnx-prune model.onnx --ratio 0.4 --criterion act-rms --statistics stats.json   no data needed any more
+  onnx-prune calibrate model.onnx --data val/ --shard 1/8 --report 1.json         one part of eight, for merge
+
+Only the criteria act-mean, act-rms, act-variance and apoz work from such statistics. What needs more than one pass over the samples
+takes --data where it runs: the criteria obs, obs-local and sensitivity, whose curves are weighed by probes of the network, and
+--recover reconstruct and recalibrate, where each layer's statistics depend on the repair of those before it.";
+
 /// Of `merge`.
 pub const MERGE: &str = "\
 Examples:

@@ -28,10 +28,11 @@ enum Format {
 /// Puts the parts of a measurement together.
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// Files that diff, check or sensitivity wrote with --shard I/N: all N of them
+    /// Files that diff, check, sensitivity or calibrate wrote with --shard I/N: all N of them
     #[arg(value_name = "PART", required = true, value_hint = ValueHint::FilePath)]
     parts: Vec<PathBuf>,
-    /// Write the report to FILE.json, FILE.md or FILE.html, of check also FILE.xml (JUnit), of sensitivity FILE.json or FILE.csv
+    /// Write the report to FILE.json, FILE.md or FILE.html, of check also FILE.xml (JUnit), of sensitivity FILE.json or FILE.csv,
+    /// of calibrate FILE.json
     /// (repeatable)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
     report: Vec<PathBuf>,
@@ -78,6 +79,23 @@ impl MergeArgs {
             Format::Markdown => Ok(Some(Form::Markdown)),
             Format::Junit if of == "check" => Ok(Some(Form::Junit)),
             other => Err(no_form(other, of)),
+        }
+    }
+
+    /// Fails unless the names of all reports end in one of these.
+    fn ends(&self, known: &[&str]) -> anyhow::Result<()> {
+        let fits = |p: &Path| match p.extension() {
+            Some(end) => known.iter().any(|k| end.eq_ignore_ascii_case(k)),
+            None => output::is_device(p),
+        };
+        match self.report.iter().find(|p| !fits(p)) {
+            Some(p) => {
+                let names: Vec<String> = known.iter().map(|k| format!("FILE.{k}")).collect();
+                let (path, names) = (p.display(), names.join(", "));
+                Err(Error::Usage(format!("--report {path}: the name's end says the format: expected one of {names}"))
+                    .into())
+            }
+            None => Ok(()),
         }
     }
 
@@ -140,9 +158,23 @@ pub fn run(args: &MergeArgs) -> anyhow::Result<()> {
                 Format::Csv => sensitivity::Format::Csv,
                 other => return Err(no_form(other, "sensitivity")),
             };
+            args.ends(&["json", "csv"])?;
             sensitivity::write(&report, args.report.iter(), args.plot.as_deref())?;
             drop(progress);
             args.say(&sensitivity::text(&report, format)?)?;
+        }
+        Merged::Statistics(whole) => {
+            args.no_plot("calibrate")?;
+            args.ends(&["json"])?;
+            let text = whole.to_json()?;
+            let staged = args.report.iter().map(|path| Staged::new(path, text.clone()));
+            staged.collect::<anyhow::Result<Vec<_>>>()?.into_iter().try_for_each(Staged::publish)?;
+            drop(progress);
+            match args.format() {
+                Format::Table => args.say(&format!("{} parts of statistics merged\n", args.parts.len()))?,
+                Format::Json => args.say(&text)?,
+                other => return Err(no_form(other, "calibrate")),
+            }
         }
     }
     Ok(())

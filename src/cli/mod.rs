@@ -1,6 +1,7 @@
 //! clap arguments → library options; one file a command, no logic.
 
 mod bench;
+mod calibrate;
 mod check;
 mod colour;
 mod data;
@@ -41,7 +42,7 @@ use std::io::{self, Write};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune merge [OPTIONS] PART...\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]\n       onnx-prune completions SHELL\n       onnx-prune man [DIR]",
+    override_usage = "onnx-prune [OPTIONS] <BUDGET> MODEL\n       onnx-prune inspect [OPTIONS] MODEL...\n       onnx-prune data [OPTIONS] MODEL\n       onnx-prune train [OPTIONS] MODEL\n       onnx-prune sensitivity [OPTIONS] MODEL\n       onnx-prune diff [OPTIONS] ORIGINAL PRUNED\n       onnx-prune bench [OPTIONS] MODEL...\n       onnx-prune check [OPTIONS] ORIGINAL PRUNED\n       onnx-prune calibrate [OPTIONS] --report FILE.json MODEL\n       onnx-prune merge [OPTIONS] PART...\n       onnx-prune sweep [OPTIONS] SWEEP\n       onnx-prune runtimes [OPTIONS]\n       onnx-prune completions SHELL\n       onnx-prune man [DIR]",
     after_help = examples::MAIN,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -86,7 +87,10 @@ enum Command {
     /// Measure how fast models run, one against the other
     #[command(after_help = examples::BENCH)]
     Bench(bench::BenchArgs),
-    /// Put the parts of a diff, check or sensitivity together that were measured with --shard
+    /// Take statistics of what layers read, for the criteria act-… of later pruning runs
+    #[command(after_help = examples::CALIBRATE)]
+    Calibrate(Box<calibrate::CalibrateArgs>),
+    /// Put the parts of a diff, check, sensitivity or calibrate together that were measured with --shard
     #[command(after_help = examples::MERGE)]
     Merge(merge::MergeArgs),
     /// Run every combination of models, budgets, criteria, repairs and seeds, here or on a cluster
@@ -147,6 +151,7 @@ impl Cli {
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Train(args)) => train::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
+            Some(Command::Calibrate(args)) => calibrate::run(&args),
             Some(Command::Merge(args)) => merge::run(&args),
             Some(Command::Sweep(args)) => sweep::run(&args),
             Some(Command::Runtimes(args)) => runtimes::run(&args),

@@ -27,8 +27,9 @@ use regex::Regex;
 use std::path::{Path, PathBuf};
 
 /// Flags that shape a decision: without effect on a stored one.
-const DECIDING: [&str; 14] = [
+const DECIDING: [&str; 15] = [
     "criterion",
+    "statistics",
     "aggregate",
     "normalize",
     "scope",
@@ -88,6 +89,10 @@ pub struct PruneArgs {
 
     #[arg(long, value_name = "SPEC", help = parse::CRITERION, long_help = parse::criteria_help(), help_heading = "Ranking")]
     criterion: Option<CriterionSpec>,
+    /// Statistics that `onnx-prune calibrate` wrote for this very model, for --criterion act-mean, act-rms, act-variance or apoz without
+    /// data
+    #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath, conflicts_with = "finetune", help_heading = "Ranking")]
+    statistics: Option<PathBuf>,
     /// How the coupled layers of a group add up
     #[arg(long, value_enum, value_name = "HOW", default_value_t, help_heading = "Ranking")]
     aggregate: Aggregate,
@@ -247,6 +252,7 @@ impl PruneArgs {
             dry_run: self.dry_run,
             hash: self.save_plan.is_some(),
             calibration: None,
+            statistics: None,
             bend: None,
             latency: None,
         })
@@ -312,6 +318,7 @@ impl PruneArgs {
         written.extend(report::named(&self.form.report));
         read.extend(self.budget.plan.iter().map(|p| ("the plan that is applied", p.as_path())));
         read.extend(self.limits.read());
+        read.extend(self.statistics.iter().map(|p| ("the statistics", p.as_path())));
         read.extend(external.iter().map(|p| ("the input's data file", p.as_path())));
         output::check_distinct(&written, &read)?;
         written.iter().map(|(_, p)| *p).chain(out).try_for_each(output::probe)

@@ -6,6 +6,7 @@
 //!   ([`counts`](super::counts)), and the whole is joined and finished by the code that a run over everything goes through.
 //! * [`sensitivity`](super::sensitivity) is divided by groups of channels: every part takes the statistics that all curves rest on
 //!   from all samples, and measures some of the curves.
+//! * [`statistics`](crate::calibrate::statistics) for criteria are divided by samples, in groups of batches; sums over them are exact.
 //!
 //! The result is equal to the last bit as long as the runtime computes the same on the machines of all parts.
 
@@ -15,9 +16,11 @@ pub mod sensitivity;
 use super::check::CheckReport;
 use super::diff::{Diff, ModelSide, Observed};
 use super::sensitivity::SensitivityReport;
+use crate::calibrate::activations::Statistics;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::runtime::Runtime;
 use check::CheckPart;
 use schemars::JsonSchema;
 use sensitivity::SensitivityPart;
@@ -125,6 +128,8 @@ pub enum Content {
     Check(Box<CheckPart>),
     /// Of `onnx-prune sensitivity`.
     Sensitivity(Box<SensitivityPart>),
+    /// Of `onnx-prune calibrate`; the only kind of which part 1/1 is of use: it is what a pruning run takes.
+    Statistics(Box<Statistics>),
 }
 
 impl Content {
@@ -134,6 +139,7 @@ impl Content {
             Content::Diff(_) => "diff",
             Content::Check(_) => "check",
             Content::Sensitivity(_) => "sensitivity",
+            Content::Statistics(_) => "calibrate",
         }
     }
 }
@@ -190,6 +196,44 @@ impl Part {
         Part::new(shard, identity, Content::Sensitivity(Box::new(part)))
     }
 
+    /// A part of the statistics that some criteria work from.
+    pub fn statistics(shard: Shard, model: &Model, data: &Dataset, runtime: &dyn Runtime, part: Statistics) -> Part {
+        let identity = BTreeMap::from([
+            ("model".into(), model.content_sha256()),
+            ("data".into(), data.digest()),
+            ("batch".into(), data.batch_size().to_string()),
+            ("runtime".into(), format!("{} {}", runtime.name(), runtime.version())),
+        ]);
+        Part::new(shard, identity, Content::Statistics(Box::new(part)))
+    }
+
+    /// Reads the statistics of a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the file holds none, only a part of them, or those of another model.
+    pub fn read_statistics(path: &Path, model: &Model) -> Result<Statistics> {
+        let refuse = |why: String| Error::Usage(format!("--statistics {}: {why}", path.display()));
+        let part = Part::read(path)?;
+        let command = part.measured.command();
+        let Content::Statistics(statistics) = part.measured else {
+            return Err(refuse(format!("expected what `onnx-prune calibrate` writes, found a part of {command}")));
+        };
+        if part.shard != Shard::WHOLE {
+            return Err(refuse(format!(
+                "it is part {} alone; put all parts together with `onnx-prune merge PART... --report FILE.json`",
+                part.shard
+            )));
+        }
+        let (theirs, ours) = (part.identity.get("model").cloned().unwrap_or_default(), model.content_sha256());
+        if theirs != ours {
+            return Err(refuse(format!(
+                "it is about another model, with SHA-256 {theirs}, {} has {ours}; calibrate this one",
+                model.path.display()
+            )));
+        }
+        Ok(*statistics)
+    }
+
     /// The text of the file: one line of JSON.
     ///
     /// # Errors
@@ -207,8 +251,8 @@ impl Part {
         let refuse = |why: String| Error::Usage(format!("{}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let no_part = |e: serde_json::Error| {
-            let anew =
-                "make it again with `onnx-prune diff`, `check` or `sensitivity` and --shard I/N --report FILE.json";
+            let anew = "make it again with `onnx-prune diff`, `check`, `sensitivity` or `calibrate`, --shard I/N and --report \
+                        FILE.json";
             refuse(format!("expected a part of a measurement, found something else ({e}); {anew}"))
         };
         let head: Head = serde_json::from_str(&text).map_err(no_part)?;
@@ -257,6 +301,8 @@ pub enum Merged {
     Check(Box<CheckReport>),
     /// Of `onnx-prune sensitivity`.
     Sensitivity(SensitivityReport),
+    /// Of `onnx-prune calibrate`: part 1/1.
+    Statistics(Box<Part>),
 }
 
 /// Puts all parts of one whole together, in whatever order they come. Each has the name that messages call it by, such as its file's.
@@ -297,6 +343,13 @@ pub fn merge(parts: Vec<(String, Part)>) -> Result<Merged> {
                 whole.join(*part).map_err(|e| named(&name, e))?;
             }
             Ok(Merged::Sensitivity(whole.finish()?))
+        }
+        Content::Statistics(mut whole) => {
+            for (name, part) in rest {
+                let Content::Statistics(part) = part.measured else { return Err(mixed()) };
+                whole.join(*part).map_err(|e| named(&name, e))?;
+            }
+            Ok(Merged::Statistics(Box::new(Part::new(Shard::WHOLE, first.identity, Content::Statistics(whole)))))
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::calibrate::obs::{Curve, Key};
 use crate::calibrate::survey::{Probe, Survey, survey};
 use crate::calibrate::{Calibration, sites};
 use crate::channels::{Channels, Unit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::plan::{self, Budget, Decision};
 use crate::recover::Recover;
@@ -51,6 +51,22 @@ pub(super) fn applies(o: &Options) -> Option<(Kind, &Calibration)> {
     Some((kind, cal))
 }
 
+/// Fails where statistics are given that no criterion works from.
+pub(super) fn check_statistics(o: &Options) -> Result<()> {
+    let data = |name: &str| o.criteria.get(name).is_ok_and(|c| c.needs_data());
+    let curve = |name: &str| Kind::ALL.iter().any(|k| k.name() == name);
+    let parts = o.criterion.iter().flat_map(|c| &c.parts).map(|(name, _)| name.as_str());
+    let (curves, others): (Vec<&str>, Vec<&str>) = parts.filter(|name| data(name)).partition(|name| curve(name));
+    if o.statistics.is_some() && (!curves.is_empty() || others.is_empty()) {
+        let asked = o.criterion.as_ref().map_or_else(|| "none is named".into(), |c| format!("{c} is asked for"));
+        return Err(Error::Usage(format!(
+            "--statistics serves the criteria act-mean, act-rms, act-variance and apoz, and {asked}: name one with --criterion, or \
+             give --data"
+        )));
+    }
+    Ok(())
+}
+
 /// What channels carry, when a criterion asks for it.
 pub(super) fn activations(
     t: &Traced,
@@ -59,6 +75,9 @@ pub(super) fn activations(
     progress: &dyn Fn(&str),
 ) -> Result<Option<Activations>> {
     let asks = o.criterion.as_ref().is_some_and(|s| s.needs_data(&o.criteria)) && applies(o).is_none();
+    if let Some(statistics) = o.statistics.as_deref().filter(|_| asks) {
+        return Activations::of(t, statistics).map(Some);
+    }
     let Some(cal) = o.calibration.as_deref().filter(|_| asks) else { return Ok(None) };
     progress("activations");
     clock.time("survey", || Activations::new(t, cal)).map(Some)

@@ -14,6 +14,7 @@ pub(crate) use calibrated::{first, ranked};
 pub use figures::count_params;
 pub use grouped::Grouped;
 
+use crate::calibrate::activations::Statistics;
 use crate::calibrate::{Calibration, sites};
 use crate::canon::{self, Analysis};
 use crate::channels::{Channels, Trace, trace};
@@ -83,6 +84,8 @@ pub struct Options {
     pub hash: bool,
     /// Calibration data. It decides what goes unless a criterion is named, and is what [`Recover::Reconstruct`] works with.
     pub calibration: Option<Arc<Calibration>>,
+    /// What channels carry on data, taken before, for the criteria that look at it; [`calibration`](Self::calibration) is not asked then.
+    pub statistics: Option<Arc<Statistics>>,
     /// The power that error curves are bent by; without it trials choose one. See [`Pruned::bend`].
     pub bend: Option<f64>,
     /// What [`Budget::TargetLatency`] is measured with; see [`latency::reach`].
@@ -115,6 +118,7 @@ impl Default for Options {
             dry_run: false,
             hash: true,
             calibration: None,
+            statistics: None,
             bend: None,
             latency: None,
         }
@@ -207,6 +211,7 @@ impl Clock {
 /// # Errors
 /// See [`Error`]; nothing is written by this function.
 pub fn prune(model: &Model, options: &Options, progress: &dyn Fn(&str)) -> Result<Pruned> {
+    calibrated::check_statistics(options)?;
     let mut clock = Clock::default();
     progress("trace");
     let fold = options.plan.as_ref().map_or(options.policy.fold_weights, |p| p.policy.fold_weights);

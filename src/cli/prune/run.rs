@@ -15,6 +15,7 @@ use onnx_prune::data::Dataset;
 use onnx_prune::error::Error;
 use onnx_prune::evaluate::check::{Measured, judge};
 use onnx_prune::evaluate::quality::Quality;
+use onnx_prune::evaluate::shard::Part;
 use onnx_prune::onnx::{self, Model, SaveOptions, saved};
 use onnx_prune::plan::RoundTo;
 use onnx_prune::prune::latency::reach;
@@ -25,6 +26,7 @@ use onnx_prune::runtime::Device;
 use onnx_prune::train::rounds;
 use onnx_prune::train::run::Event;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs the command.
@@ -42,6 +44,7 @@ pub fn run(args: &PruneArgs) -> anyhow::Result<()> {
     held.check(&model)?;
     let timed = held.needs_times() || args.speed.asked() || args.budget.target_latency.is_some();
     let speed = if timed { Some(args.speed.prepare(args.at(), std::slice::from_ref(&model))?) } else { None };
+    options.statistics = args.statistics.as_ref().map(|p| Part::read_statistics(p, &model)).transpose()?.map(Arc::new);
     progress.stage("data");
     let how = &args.quality.how;
     let device = Some(&args.device).filter(|d| d.device != Device::Cpu);

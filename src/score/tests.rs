@@ -8,6 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::HashMap;
 
+static STANDARD: Criteria = Criteria::STANDARD;
+
 /// A trace under construction, and its parameters.
 #[derive(Default)]
 struct Bench {
@@ -77,7 +79,7 @@ impl Bench {
     }
 
     fn cx(&self, seed: u64) -> ScoreContext<'_> {
-        ScoreContext { channels: &self.channels, params: self, seed, activations: None, criteria: &Criteria::STANDARD }
+        ScoreContext { channels: &self.channels, params: self, seed, activations: None, criteria: &STANDARD }
     }
 
     fn score(&self, name: &str, aggregate: Aggregate) -> Option<Vec<f64>> {

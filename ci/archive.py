@@ -4,13 +4,15 @@
     archive.py FOLDER TRIPLE FILE...
 
 FOLDER has the wheel and gets the rest. FILEs go into the archive beside the program. Times are SOURCE_DATE_EPOCH, owners root.
-The wheel's SBOM names the folder of the checkout as maturin makes it; that is taken out, in the wheel too.
+The wheel gets that time too, and its SBOM, which as maturin makes it has the time of the build, a random number and the folder of
+the checkout, gets the time and loses the others.
 """
 
 import base64
 import gzip
 import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -37,13 +39,16 @@ def tar(entries, epoch):
     return packed.getvalue()
 
 
+def moment(epoch):
+    """As zip files have it, which know no time before 1980."""
+    return time.gmtime(max(epoch, 315532800))[:6]
+
+
 def zipped(entries, epoch):
     raw = io.BytesIO()
-    # A zip file knows no time before 1980.
-    when = time.gmtime(max(epoch, 315532800))[:6]
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, content, mode in entries:
-            info = zipfile.ZipInfo(name, when)
+            info = zipfile.ZipInfo(name, moment(epoch))
             info.create_system, info.external_attr = 3, mode << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, content)
@@ -56,8 +61,8 @@ def only(found, what):
     return found[0]
 
 
-def settle(wheel):
-    """Writes the wheel anew with an SBOM that names no folder; its program's name and content, and the SBOM."""
+def settle(wheel, epoch):
+    """Writes the wheel anew, with nothing of where and when it was made; its program's name and content, and the SBOM."""
     with zipfile.ZipFile(wheel) as archive:
         entries = [(info, archive.read(info)) for info in archive.infolist()]
     names = [info.filename for info, _ in entries]
@@ -66,7 +71,10 @@ def settle(wheel):
     record = only([n for n in names if n.endswith(".dist-info/RECORD")], f"RECORD in {wheel}")
     found = dict(zip(names, (content for _, content in entries)))
     # The crate of a folder that is called like it is named by the version alone.
-    bill = re.sub(rf'path\+file://[^"#]*#(?:{NAME}@)?'.encode(), f"{NAME}@".encode(), found[sbom])
+    bill = json.loads(re.sub(rf'path\+file://[^"#]*#(?:{NAME}@)?', f"{NAME}@", found[sbom].decode()))
+    bill.pop("serialNumber", None)
+    bill["metadata"]["timestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    bill = (json.dumps(bill, indent=2, ensure_ascii=False) + "\n").encode()
     digest = base64.urlsafe_b64encode(hashlib.sha256(bill).digest()).rstrip(b"=").decode()
     lines = found[record].decode().splitlines()
     listed = [f"{sbom},sha256={digest},{len(bill)}" if line.startswith(f"{sbom},") else line for line in lines]
@@ -74,7 +82,7 @@ def settle(wheel):
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for info, _ in entries:
-            new = zipfile.ZipInfo(info.filename, info.date_time)
+            new = zipfile.ZipInfo(info.filename, moment(epoch))
             new.create_system, new.external_attr = info.create_system, info.external_attr
             new.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(new, found[info.filename])
@@ -87,7 +95,7 @@ def main():
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     wheel = only(sorted(out.glob("*.whl")), f"wheel in {out}")
     version = wheel.name.split("-")[1]
-    program, content, bill = settle(wheel)
+    program, content, bill = settle(wheel, epoch)
     base = f"{NAME}-{version}-{triple}"
     # Which crates are in the program depends on the platform.
     (out / f"{base}.cdx.json").write_bytes(bill)

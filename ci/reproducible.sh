@@ -1,11 +1,10 @@
 # Sourced, in the root of the checkout, by .ci/run and ci/package, which therefore compile nothing twice: what makes a build the
 # same bytes in every directory. Needs $target, the folder of built files.
 
-# The time of the last commit is the time of everything that is packed.
-if [[ -z ${SOURCE_DATE_EPOCH:-} ]]; then
-    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null) || SOURCE_DATE_EPOCH=315532800
-fi
-export SOURCE_DATE_EPOCH
+# The time of the last commit is the time of everything that is packed. Nothing is compiled with it: C code would be compiled anew
+# for every commit.
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}
+unset SOURCE_DATE_EPOCH
 
 # Panics name source files: without the folders that the checkout and cargo's sources happen to be in. Of several prefixes the
 # last counts. The folder cargo-home is that of the step `install`.

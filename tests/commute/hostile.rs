@@ -160,7 +160,9 @@ fn survives(names: &[(&str, Gen)], draws: u64, build: impl Fn(&mut Build, &str, 
             let mut b = Build::new(seed);
             build(&mut b, op, case);
             let model = b.model();
-            if let Err(panic) = std::panic::catch_unwind(|| prune_at_random(&model, seed).err()) {
+            if let Err(panic) =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| prune_at_random(&model, seed).err()))
+            {
                 let what = panic.downcast_ref::<String>().cloned();
                 panic!("{op}, seed {seed}: {what:?}");
             }

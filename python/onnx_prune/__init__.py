@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from ._commands import bench, check, data, diff, inspect, prune, runtimes, sensitivity, train, version
+from ._commands import bench, check, data, diff, inspect, merge, prune, runtimes, sensitivity, sweep, train, version
 from ._errors import GateError, Interrupted, OnnxPruneError, ProgramNotFoundError, UsageError
 from ._reports import (
     BenchReport,
@@ -19,6 +19,7 @@ from ._reports import (
     PruneReport,
     Report,
     SensitivityReport,
+    SweepReport,
     TrainReport,
 )
 from ._run import find_program
@@ -36,6 +37,7 @@ __all__ = [
     "PruneReport",
     "Report",
     "SensitivityReport",
+    "SweepReport",
     "TrainReport",
     "UsageError",
     "bench",
@@ -44,9 +46,11 @@ __all__ = [
     "diff",
     "find_program",
     "inspect",
+    "merge",
     "prune",
     "runtimes",
     "sensitivity",
+    "sweep",
     "train",
     "version",
 ]

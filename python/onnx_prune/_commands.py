@@ -293,6 +293,26 @@ def data(
         return _report(reports.DataReport, ["data"], [model], "--format=json", {**options, **paths})
 
 
+def merge(parts: Sequence[StrPath], *, report: Optional[StrPath] = None, **more: Flag) -> reports.Report:
+    """Puts together what ``diff``, ``check``, ``sensitivity`` or ``calibrate`` measured in parts with ``shard="I/N"``."""
+    form = "--format=json"
+    return _report(reports.Report, ["merge"], parts, form, {"report": report, **more})
+
+
+def sweep(
+    spec: StrPath,
+    *,
+    store: Optional[StrPath] = None,
+    engine: Optional[str] = None,
+    jobs: Optional[int] = None,
+    memory: Optional[float] = None,
+    **more: Flag,
+) -> reports.SweepReport:
+    """Runs every combination that a SWEEP.toml names, what is in the store aside. The engines ``local`` and ``ray`` give a report."""
+    options: dict[str, Any] = dict(store=store, engine=engine, jobs=jobs, memory=memory, **more)
+    return _report(reports.SweepReport, ["sweep"], [spec], "--json", options)
+
+
 def runtimes(**more: Flag) -> list[dict[str, Any]]:
     """What can run models here: ``name, version, library, place, problem, providers`` of each runtime."""
     result = run(["runtimes", "--format=json", *flags(more)])

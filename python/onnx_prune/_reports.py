@@ -351,6 +351,24 @@ class SensitivityReport(Report):
         return [str(self.data["model"]), f"{len(self.groups)} groups"]
 
 
+class SweepReport(Report):
+    """What a sweep found."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each combination, with the columns of ``results.csv``."""
+        return list(self.data["rows"])
+
+    @property
+    def best(self) -> list[dict[str, Any]]:
+        """The rows that no other of their model beats in both accuracy and multiply-accumulates, or in both accuracy and time."""
+        return [row for row in self.rows if row["best_by_macs"] or row["best_by_time"]]
+
+    def _summary(self) -> list[str]:
+        done = sum(row["status"] == "done" for row in self.rows)
+        return [f"{done} of {len(self.rows)} rows done", f"{len(self.best)} best"]
+
+
 class DataReport(Report):
     """Data as a model would get it."""
 

@@ -7,15 +7,14 @@ epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 3155328
 unset SOURCE_DATE_EPOCH
 
 # Panics name source files: without the folders that the checkout and cargo's sources happen to be in. Of several prefixes the
-# last counts. The folder cargo-home is that of the step `install`.
+# last counts, and cargo's home may be in $target.
 # In the system's own writing, of a folder that exists: a shell on Windows has another.
 native() { (cd "$1" 2>/dev/null && { pwd -W 2>/dev/null || pwd; }) || printf '%s\n' "$1"; }
 if [[ -z ${CARGO_ENCODED_RUSTFLAGS:-} ]]; then
     flags=()
     read -r -a flags <<<"${RUSTFLAGS:-}" || true
-    built=$(native "$target")
-    flags+=("--remap-path-prefix=$(native "${CARGO_HOME:-$HOME/.cargo}")=/cargo" "--remap-path-prefix=$(native .)=/onnx-prune"
-        "--remap-path-prefix=$built=/onnx-prune/target" "--remap-path-prefix=$built/ci/cargo-home=/cargo")
+    flags+=("--remap-path-prefix=$(native .)=/onnx-prune" "--remap-path-prefix=$(native "$target")=/onnx-prune/target"
+        "--remap-path-prefix=$(native "${CARGO_HOME:-$HOME/.cargo}")=/cargo")
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf '%s' "${flags[*]}")
     export CARGO_ENCODED_RUSTFLAGS
 fi

@@ -269,6 +269,7 @@ fn parts_that_do_not_make_a_whole_are_refused() {
     refused(&dir, "merge p1.json p2.json moved.json", &["moved.json", "do not follow each other"]);
     ok(&dir, &format!("calibrate net.onnx --samples 8 {DATA} --shard 3/3 --report stat.json"));
     refused(&dir, "merge p1.json p2.json stat.json", &["stat.json", "made by calibrate"]);
+    refused(&dir, "merge p1.json net.onnx", &["net.onnx", "expected a part", "make it again"]);
     refused(&dir, "merge p1.json none.json", &["none.json", "cannot be read"]);
     refused(&dir, "merge p1.json p2.json p3.json --report p3.json", &["p3.json", "a part"]);
     refused(&dir, "merge p1.json p2.json p3.json --report m.xml", &["m.xml", "FILE.md"]);

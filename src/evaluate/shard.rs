@@ -249,13 +249,13 @@ impl Part {
     /// [`Error::Usage`] when the file cannot be read, is no part, or is one of another version.
     pub fn read(path: &Path) -> Result<Part> {
         let refuse = |why: String| Error::Usage(format!("{}: {why}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+        let text = std::fs::read(path).map_err(|e| refuse(format!("cannot be read: {e}")))?;
         let no_part = |e: serde_json::Error| {
             let anew = "make it again with `onnx-prune diff`, `check`, `sensitivity` or `calibrate`, --shard I/N and --report \
                         FILE.json";
             refuse(format!("expected a part of a measurement, found something else ({e}); {anew}"))
         };
-        let head: Head = serde_json::from_str(&text).map_err(no_part)?;
+        let head: Head = serde_json::from_slice(&text).map_err(no_part)?;
         if (head.schema_version, head.tool.as_str()) != (PART_SCHEMA_VERSION, TOOL) {
             return Err(refuse(format!(
                 "expected a part made by {TOOL} (schema version {PART_SCHEMA_VERSION}), found one by {} ({}); merge it with that \
@@ -263,7 +263,7 @@ impl Part {
                 head.tool, head.schema_version
             )));
         }
-        serde_json::from_str(&text).map_err(no_part)
+        serde_json::from_slice(&text).map_err(no_part)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 ///
 /// # Examples
 /// ```
-/// use onnx_prune::channels::{Group, Role};
+/// use onnx_prune::channels::Group;
 /// use onnx_prune::error::Result;
 /// use onnx_prune::score::{Aggregate, Criteria, Criterion, CriterionSpec, ScoreContext};
 ///

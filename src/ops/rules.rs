@@ -8,6 +8,7 @@ use crate::onnx::proto::{FunctionProto, ModelProto};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 /// `(domain, operator)`; the default domain is the empty one.
@@ -134,6 +135,10 @@ impl Rules {
         Cow::Owned(model.derive(proto))
     }
 }
+
+// A rule is only asked, and cannot leave the model half changed: models may cross `catch_unwind` with any rule.
+impl UnwindSafe for Rules {}
+impl RefUnwindSafe for Rules {}
 
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

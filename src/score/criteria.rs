@@ -3,13 +3,14 @@
 use super::{CRITERIA, Criterion};
 use crate::error::{Error, Result};
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 /// The criteria that a run knows: all of [`CRITERIA`], and those that were added.
 ///
 /// # Examples
 /// ```
-/// use onnx_prune::channels::{Group, Role};
+/// use onnx_prune::channels::Group;
 /// use onnx_prune::error::Result;
 /// use onnx_prune::score::{Aggregate, Criteria, Criterion, CriterionSpec, ScoreContext};
 ///
@@ -80,6 +81,10 @@ impl Criteria {
         })
     }
 }
+
+// As models with their rules: what is only asked leaves nothing half changed.
+impl UnwindSafe for Criteria {}
+impl RefUnwindSafe for Criteria {}
 
 impl fmt::Debug for Criteria {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-MODULE = ["__init__", "__main__", "_commands", "_errors", "_flags", "_reports", "_run"]
+MODULE = ["__init__", "__main__", "_commands", "_errors", "_flags", "_reports", "_run", "ray_engine"]
 # What cannot be missing in the SBOM of a program that reads ONNX and verifies.
 NAMED = ["tract-onnx", "prost", "onnx-prune"]
 CRATE = 4_000_000
@@ -97,7 +97,8 @@ def main():
     need(len(archives) == 1, f"{folder}: expected one archive of the program, found {len(archives)}")
     archive = archives[0]
     packed = members(archive)
-    has(archive, packed, program, "LICENSE-APACHE", "LICENSE-MIT", "README.md", "CHANGELOG.md")
+    shell = ["man/onnx-prune.1", "man/onnx-prune-sweep.1", *(f"completions/onnx-prune.{s}" for s in ("bash", "zsh", "fish", "powershell"))]
+    has(archive, packed, program, "LICENSE-APACHE", "LICENSE-MIT", "README.md", "CHANGELOG.md", *shell)
     need(packed[program] == inside[programs[0]], f"{archive.name}: another program than the wheel's")
     home = str(Path.home()).encode()
     for place in (str(Path.cwd()).encode(), home + b"/.cargo"):

@@ -3,7 +3,7 @@
 
     archive.py FOLDER TRIPLE FILE...
 
-FOLDER has the wheel and gets the rest. FILEs go into the archive beside the program. Times are SOURCE_DATE_EPOCH, owners root.
+FOLDER has the wheel and gets the rest. FILEs go into the archive beside the program, a FOLDER= in front of one says into which folder. Times are SOURCE_DATE_EPOCH, owners root.
 The wheel gets that time too, and its SBOM, which as maturin makes it has the time of the build, a random number and the folder of
 the checkout, gets the time and loses the others.
 """
@@ -100,7 +100,10 @@ def main():
     # Which crates are in the program depends on the platform.
     (out / f"{base}.cdx.json").write_bytes(bill)
     entries = [(f"{base}/{program}", content, 0o755)]
-    entries += [(f"{base}/{file}", Path(file).read_bytes(), 0o644) for file in files]
+    for file in files:
+        folder, _, path = file.rpartition("=")
+        name = f"{folder}/{Path(path).name}" if folder else path
+        entries.append((f"{base}/{name}", Path(path).read_bytes(), 0o644))
     entries.sort()
     if "windows" in triple:
         (out / f"{base}.zip").write_bytes(zipped(entries, epoch))

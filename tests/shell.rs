@@ -8,8 +8,21 @@ use std::fs;
 use std::process::{Command as Process, Stdio};
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 10] =
-    ["inspect", "data", "sensitivity", "diff", "check", "train", "bench", "runtimes", "completions", "man"];
+const COMMANDS: [&str; 13] = [
+    "inspect",
+    "data",
+    "sensitivity",
+    "diff",
+    "check",
+    "train",
+    "bench",
+    "calibrate",
+    "merge",
+    "sweep",
+    "runtimes",
+    "completions",
+    "man",
+];
 
 const ESCAPE: char = '\u{1b}';
 

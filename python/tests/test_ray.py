@@ -63,7 +63,11 @@ class OnRay(unittest.TestCase):
             [self.program, "sweep", "sweep.toml", "--dry-run", "--json"], cwd=self.dir, env=self.environment,
         ))
         self.assertEqual(len(listed), TASKS)
-        # The session's own node has no cores: all work is on the two others.
+        # What nodes keep of a URL's files goes with the rest.
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(self.dir)
+        self.addCleanup(lambda: os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before))
+        # The driver's node has no cores: all work is on the two others.
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.addCleanup(self.cluster.shutdown)
         self.nodes = [self.cluster.add_node(num_cpus=1, wait=True) for _ in range(2)]

@@ -22,6 +22,9 @@ Examples:
   onnx-prune diff model.onnx half.onnx --data photos/      what pruning cost, and whether it is noise
   onnx-prune bench model.onnx model.pruned.onnx            how much faster is it here?
   onnx-prune check model.onnx half.onnx --data val/ --max-drop 1 --min-speedup 1.2 --report junit.xml
+  onnx-prune calibrate model.onnx --data val/ --report stats.json    statistics for --criterion act-rms --statistics stats.json
+  onnx-prune diff model.onnx half.onnx --data photos/ --shard 2/8 --report 2.json    one part of eight
+  onnx-prune merge 1.json 2.json                           the parts of a measurement, as if it had been one
   onnx-prune sweep sweep.toml                              models × budgets × criteria × repairs × seeds, and what is best
   onnx-prune runtimes                                      what can run models here
   onnx-prune completions bash                              a script for the shell
@@ -88,19 +91,17 @@ Exit code 1 when a model misses --max-ratio or --min-speedup.";
 pub const CALIBRATE: &str = "\
 Examples:
   onnx-prune calibrate model.onnx --data val/ --report stats.json
-  onnx-prune model.onnx --ratio 0.4 --criterion act-rms --statistics stats.json   no data needed any more
-  onnx-prune calibrate model.onnx --data val/ --shard 1/8 --report 1.json         one part of eight, for merge
+  onnx-prune calibrate model.onnx --data val/ --shard 1/8 --report 1.json    one part of eight, for merge
 
-Only the criteria act-mean, act-rms, act-variance and apoz work from such statistics. What needs more than one pass over the samples
+Then: onnx-prune model.onnx --ratio 0.4 --criterion act-rms --statistics stats.json, which needs no data any more. Only the criteria act-mean, act-rms, act-variance and apoz work from such statistics. What needs more than one pass over the samples
 takes --data where it runs: the criteria obs, obs-local and sensitivity, whose curves are weighed by probes of the network, and
 --recover reconstruct and recalibrate, where each layer's statistics depend on the repair of those before it.";
 
 /// Of `merge`.
 pub const MERGE: &str = "\
 Examples:
-  onnx-prune diff model.onnx half.onnx --data val/ --shard 1/2 --report 1.json    on one machine
-  onnx-prune diff model.onnx half.onnx --data val/ --shard 2/2 --report 2.json    on another
-  onnx-prune merge 1.json 2.json --report whole.html                              as if it had been measured in one go
+  onnx-prune merge 1.json 2.json --report whole.html       what diff wrote with --shard 1/2 and, elsewhere, --shard 2/2
+  onnx-prune merge 1.json 2.json --json
 
 The result is that of one run over everything, to the last bit, whatever the order of the parts. Exit code 1 when a limit is broken
 that the parts were made with; 2 when parts are missing, given twice or do not belong together.";

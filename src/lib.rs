@@ -24,7 +24,7 @@
 //! | many runs, on one machine or many | [`sweep`] |
 //! | what is told | [`report`], [`inspect`] |
 //!
-//! [`prune::prune`] runs all of it:
+//! [`prune::prune`] runs all of it. How to use it, from the command line first of all, is in the [`guide`].
 //!
 //! ```
 //! use onnx_prune::{onnx, plan::Budget, prune};
@@ -106,6 +106,8 @@ pub mod error;
 pub mod evaluate;
 pub mod flat;
 pub mod graph;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod inspect;
 pub mod onnx;
 pub mod ops;

@@ -243,7 +243,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let model_file = dir.path().join("m.onnx");
         let original = crate::onnx::load("fixtures/residual.bn.onnx".as_ref()).unwrap();
-        let options = crate::onnx::SaveOptions { external: true, ..Default::default() };
+        let options = crate::onnx::SaveOptions { external: true };
         crate::onnx::save(&original, &model_file, &options).unwrap();
         let names = |c: &Content| c.files.iter().map(|f| f.name.clone()).collect::<Vec<_>>();
         let bare = model(&model_file, &mut Known::default()).unwrap();

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// What a cost is, of a row.
 type Cost = fn(&Record) -> Option<f64>;
+/// What it is called, here and on an axis; and whether a row is on the front by it.
+type Front = (&'static str, &'static str, Cost, fn(&Record) -> bool);
 
 /// All of it.
 pub(super) fn sections(t: &Found) -> Result<Vec<Section>> {
@@ -22,7 +24,7 @@ pub(super) fn sections(t: &Found) -> Result<Vec<Section>> {
     }
     let mut fronts = Vec::new();
     for (i, (name, rows)) in models.iter().enumerate() {
-        let costs: [(&str, &str, Cost, fn(&Record) -> bool); 2] = [
+        let costs: [Front; 2] = [
             ("multiply-accumulates", "MACs that stay, in %", macs, |r| r.best_by_macs),
             ("time", "time, in % of the original's", time, |r| r.best_by_time),
         ];

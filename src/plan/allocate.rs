@@ -79,12 +79,18 @@ fn descend(search: &Search, units: &[UnitPlan], curves: &[Vec<f64>], target: f64
     let mut level: Vec<usize> = units.iter().map(|u| u.fixed.unwrap_or(0)).collect();
     let mut meter = search.meter(&level);
     let mut value = meter.total();
+    // What each unit's moves save; known until something that its items depend on is moved.
+    let mut savings: Vec<Option<Vec<f64>>> = vec![None; units.len()];
+    let readers = search.readers();
     while value > target + search.noise {
         let mut best: Option<(f64, usize, usize)> = None;
         for (u, unit) in units.iter().enumerate().filter(|(_, unit)| unit.free()) {
             let now = error(unit, &curves[u], level[u]);
-            for to in level[u] + 1..unit.levels.len().min(level[u] + 1 + REACH) {
-                let saved = -search.step(&mut meter, u, level[u], to).change;
+            let ahead = level[u] + 1..unit.levels.len().min(level[u] + 1 + REACH);
+            let savings = savings[u].get_or_insert_with(|| {
+                ahead.clone().map(|to| -search.step(&mut meter, u, level[u], to).change).collect()
+            });
+            for (to, &saved) in ahead.zip(savings.iter()) {
                 // A move that overshoots saves only what is asked for.
                 let useful = saved.min(value - target);
                 if saved <= 1e-12 * before {
@@ -100,6 +106,10 @@ fn descend(search: &Search, units: &[UnitPlan], curves: &[Vec<f64>], target: f64
         search.shift(&mut meter, u, level[u], to);
         level[u] = to;
         value = meter.total();
+        savings[u] = None;
+        for &v in search.items(u).iter().flat_map(|&item| &readers[item]) {
+            savings[v] = None;
+        }
     }
     Point { wanted: Vec::new(), level, value }
 }

@@ -109,6 +109,20 @@ impl<'a> Search<'a> {
         Self { units, measure, items, noise: 1e-9 * before }
     }
 
+    /// The items of the measure that depend on a unit.
+    pub(super) fn items(&self, unit: usize) -> &[usize] {
+        &self.items[unit]
+    }
+
+    /// `[item]`: the units that it depends on.
+    pub(super) fn readers(&self) -> Vec<Vec<usize>> {
+        let mut readers = vec![Vec::new(); self.items.iter().flatten().max().map_or(0, |last| last + 1)];
+        for (unit, items) in self.items.iter().enumerate() {
+            items.iter().for_each(|&item| readers[item].push(unit));
+        }
+        readers
+    }
+
     /// What the cut asks for, rounded and priced.
     fn point(&self, cut: &Cut) -> Point {
         let mut equal_left = if let Cut::Score { equal, .. } = cut { *equal } else { 0 };

@@ -21,6 +21,7 @@ mod tests;
 mod times;
 mod units;
 
+use cost::Measure;
 pub use cost::{kept_len, macs, params};
 pub use file::{AxisRemoval, PlanFile, PlanGroup, SCHEMA, from_file, load, parse, save, to_file};
 pub use rounding::{Hardware, RoundTo};
@@ -270,13 +271,14 @@ fn finish(
     removed.iter_mut().for_each(|list| list.sort_unstable());
 
     let counts: Vec<usize> = removed.iter().map(Vec::len).collect();
+    let (macs, params) = (Measure::macs(ch), Measure::params(ch));
     let mut reached = Reached {
         channels_removed: counts.iter().sum(),
         channels_prunable: ch.groups.iter().map(|g| g.channels.len()).sum(),
-        macs_before: macs(ch, &[]),
-        macs_after: macs(ch, &counts),
-        params_before: params(ch, &[]),
-        params_after: params(ch, &counts),
+        macs_before: macs.at(&[]),
+        macs_after: macs.at(&counts),
+        params_before: params.at(&[]),
+        params_after: params.at(&counts),
         requested: budget.to_string(),
         value: 0.0,
         missed: None,

@@ -159,7 +159,7 @@ pub fn run(
     let status = child.wait().map_err(|e| fail(format!("{}: {e}", python.display())))?;
     if !status.success() {
         return Err(fail(format!(
-            "{} -m {MODULE} ended with {status}; its last words are above. {WAY_OUT}",
+            "{} -m {MODULE} ended with {status}; its last words are above; {WAY_OUT}",
             python.display()
         )));
     }
@@ -168,7 +168,7 @@ pub fn run(
 }
 
 const WAY_OUT: &str =
-    "It needs Python with the package: pip install 'onnx-prune[ray]' (ONNX_PRUNE_PYTHON says which Python)";
+    "it needs Python with the package: pip install 'onnx-prune[ray]' (ONNX_PRUNE_PYTHON says which Python)";
 
 /// The Python to use: `ONNX_PRUNE_PYTHON`, the one beside this program, that of the active environment, else `python3`.
 pub fn python() -> PathBuf {

@@ -277,7 +277,7 @@ fn a_command_of_the_users_measures() {
     let dir = place("residual.folded.onnx");
     // The size stands for a score: it falls as channels go.
     let arg = |command: &str| {
-        let mut c = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
         c.current_dir(&dir).args(["net.onnx", "--no-data", "-o", "bad.onnx", "--eval-command", command]);
         c
     };

@@ -31,7 +31,7 @@ fn fixture(name: &str) -> String {
 }
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
     let output = command.arg("bench").args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

@@ -179,7 +179,7 @@ fn a_search_is_held_to_the_other_limits() {
 #[test]
 fn a_search_that_finds_nothing_is_reported() {
     let dir = place();
-    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
     // The size stands for a score: every removal drops it.
     command.current_dir(&dir).args(["net.onnx", "--no-data", "--max-drop", "1", "--eval-command", "wc -c < {model}"]);
     command.args(["--report", "r.json", "--report", "r.md", "--report", "r.xml", "--save-plan", "p.json"]);
@@ -266,7 +266,7 @@ fn no_runtime_and_no_device_are_told_at_once() {
 fn github_gets_a_summary_of_limits() {
     let dir = place();
     let with = |more: &str| {
-        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
         command.current_dir(&dir).env("GITHUB_STEP_SUMMARY", "summary.md");
         command.args("net.onnx --target-macs 0.5 --no-data -q".split(' ')).args(more.split_whitespace());
         command.output().unwrap().status.code()

@@ -198,7 +198,7 @@ fn new_weights_change_only_what_follows() {
 
 /// The command in a process of its own, where no library is named.
 fn command(arguments: &[&str]) -> (i32, String, String) {
-    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-prune"));
     let output = command.arg("runtimes").args(arguments).env_remove("ORT_DYLIB_PATH").output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

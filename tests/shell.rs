@@ -2,9 +2,9 @@
 
 mod build;
 
-use assert_cmd::Command;
 use build::run::{fixture, names, ok, run, with_net};
 use std::fs;
+use std::process::Command;
 use std::process::{Command as Process, Stdio};
 use tempfile::TempDir;
 

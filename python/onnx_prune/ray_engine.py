@@ -16,7 +16,9 @@ temporary files, gets what a task reads from the URL and puts its result there::
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from . import _run
+
+# Ray and fsspec have types for a part of what they offer, and need not be installed: they are loaded as they are needed, untyped.
 
 FINISHED = "finished.json"
 #: Seconds between two looks at whether the sweep still wants results.
@@ -56,8 +60,7 @@ class Remote:
     """The shared place, by fsspec."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
+        fsspec: Any = importlib.import_module("fsspec")
         self.fs, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
 
     def exists(self, name: str) -> bool:
@@ -106,8 +109,7 @@ class Remote:
 
 def local_store(url: str) -> Path:
     """The store of this node for a URL."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     node = ray.get_runtime_context().get_node_id()[:12]
     return Path(tempfile.gettempdir()) / f"onnx-prune-sweep-{digest}-{node}"
@@ -208,12 +210,11 @@ def ask(task: dict[str, Any], options: dict[str, Any], nodes: list[dict[str, Any
 
 def drive(order: dict[str, Any], cancelled: threading.Event) -> None:
     """Gives all tasks to the cluster, and tells of each when it has ended."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     options, store = order["options"], Path(order["store"])
     if options["storage"]:
         upload(Remote(options["storage"]), store, order["tasks"])
-    ray.init(address=options["address"], log_to_driver=False, logging_level="ERROR")
+    ray.init(address=options["address"], log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
     tell("connected", nodes=len(nodes), cpus=cpus)

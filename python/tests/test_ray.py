@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -12,15 +14,11 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
-
-try:
-    import ray
-    from ray.cluster_utils import Cluster
-except ImportError:
-    ray = None
+from typing import Any
 
 from onnx_prune import _run
 
+HAS_RAY = importlib.util.find_spec("ray") is not None
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 #: 8 rows: 8 plans (l1 and l2 at four budgets), 8 cuts, 8 measurements in 2 parts each, which are joined: 40 tasks.
 SPEC = """
@@ -45,7 +43,7 @@ def rows(store: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@unittest.skipIf(ray is None, "Ray is not installed: pip install 'onnx-prune[ray]'")
+@unittest.skipIf(not HAS_RAY, "Ray is not installed: pip install 'onnx-prune[ray]'")
 class OnRay(unittest.TestCase):
     def setUp(self) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="onnx-prune-ray-"))
@@ -68,7 +66,8 @@ class OnRay(unittest.TestCase):
         os.environ["TMPDIR"] = str(self.dir)
         self.addCleanup(lambda: os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before))
         # The driver's node has no cores: all work is on the two others.
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        cluster: Any = importlib.import_module("ray.cluster_utils")
+        self.cluster = cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.addCleanup(self.cluster.shutdown)
         self.nodes = [self.cluster.add_node(num_cpus=1, wait=True) for _ in range(2)]
 

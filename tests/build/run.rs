@@ -1,9 +1,9 @@
 //! The binary in a directory of its own.
 
-use assert_cmd::Command;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 pub fn fixture(name: &str) -> PathBuf {

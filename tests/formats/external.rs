@@ -1,13 +1,13 @@
 //! Weights in a file beside the model: written there again, and never read from anywhere else.
 
 use crate::kit::{fixture, only_cut, pruned};
-use assert_cmd::Command;
 use onnx_prune::onnx::proto::tensor_proto::DataLocation;
 use onnx_prune::onnx::proto::{ModelProto, StringStringEntryProto};
 use onnx_prune::onnx::{self, SaveOptions, tensor};
 use prost::Message;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use tempfile::TempDir;
 
 /// `dir/in/net.onnx` with its data beside it.

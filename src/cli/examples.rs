@@ -113,7 +113,7 @@ Examples:
   onnx-prune sweep sweep.toml --dry-run                    what there is to do
   onnx-prune sweep sweep.toml --engine ray --address ray-head:6379 --num-gpus 1
   onnx-prune sweep sweep.toml --engine slurm --workers 16 --sbatch=--partition=long --submit
-  onnx-prune sweep sweep.toml --engine k8s --image onnx-prune:0.1.0 --claim work --mount /work
+  onnx-prune sweep sweep.toml --engine k8s --image onnx-prune:0.1.0 --claim work --mount /mnt/sweeps
 
   [[model]]                        # sweep.toml
   path = \"model.onnx\"

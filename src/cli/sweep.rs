@@ -208,7 +208,7 @@ fn finish(args: &SweepArgs, store: &Store, sweep: &Sweep) -> anyhow::Result<()> 
     let table = collect(store, sweep)?;
     let text = json::to_string(&table)?;
     store.write_bytes("results.json", text.as_bytes())?;
-    store.write_bytes("results.csv", table.csv().as_bytes())?;
+    store.write_bytes("results.csv", sweep_text::csv(&table).as_bytes())?;
     store.write_bytes("report.html", page(args, &table)?.as_bytes())?;
     #[cfg(feature = "sqlite")]
     {

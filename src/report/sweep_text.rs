@@ -1,7 +1,7 @@
 //! What a sweep found, for terminals; the same rows go into the page.
 
-use super::text::{self, MAX_ROWS, field, plural};
-use crate::sweep::collect::{Record, Table};
+use super::text::{self, MAX_ROWS, csv_field, field, plural};
+use crate::sweep::collect::{COLUMNS, Cell, Record, Table};
 
 /// A column: its name, whether it holds numbers, and a row's text.
 type Column = (&'static str, bool, fn(&Record) -> String);
@@ -106,6 +106,26 @@ pub fn table(t: &Table, width: u16) -> String {
     out
 }
 
+/// The rows as CSV (RFC 4180, with line feeds), a head line first. Numbers keep all their digits.
+pub fn csv(t: &Table) -> String {
+    let mut text = COLUMNS.join(",") + "\n";
+    for row in &t.rows {
+        let cells: Vec<String> = row.cells().into_iter().map(csv_cell).collect();
+        text += &(cells.join(",") + "\n");
+    }
+    text
+}
+
+fn csv_cell(cell: Cell) -> String {
+    match cell {
+        Cell::None => String::new(),
+        Cell::Count(n) => n.to_string(),
+        Cell::Number(x) => x.to_string(),
+        Cell::Flag(f) => f.to_string(),
+        Cell::Text(text) => csv_field(&text),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -147,5 +167,20 @@ pub(super) mod tests {
         assert!(text.contains("−0.25 (−0.75 to 0.25)"), "{text}");
         assert_eq!(text.matches("best by MACs").count(), 2, "{text}");
         assert!(text.contains("4 of 5 rows done, 1 failed") && text.contains("budget cannot be met"), "{text}");
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it() {
+        let row = Record {
+            model: "a, \"b\"".into(),
+            drop_points: Some(0.1),
+            error: Some("two\nlines".into()),
+            ..Record::default()
+        };
+        let csv = csv(&Table { rows: vec![row], ..some() });
+        let (head, rest) = csv.split_once('\n').unwrap();
+        assert_eq!(head.split(',').count(), COLUMNS.len());
+        assert!(rest.starts_with("\"a, \"\"b\"\"\",,"), "{rest}");
+        assert!(rest.ends_with("\"two\nlines\"\n") && rest.contains(",0.1,"), "{rest}");
     }
 }

@@ -84,21 +84,21 @@ mod tests {
     fn what_pods_would_not_see_is_refused() {
         let job = Job {
             program: "onnx-prune".into(),
-            spec: "/work/sweep.toml".into(),
-            store: "/work/store".into(),
+            spec: "/mnt/sweep.toml".into(),
+            store: "/mnt/store".into(),
             workers: 3,
             cores: 2,
             memory: 1 << 30,
             gpus: 0,
             name: "sweep".into(),
         };
-        let place = Place { image: "i".into(), claim: "c".into(), mount: "/work".into(), namespace: Some("n".into()) };
-        let made = manifest(&job, &place, &[Path::new("/work/m.onnx")]).unwrap();
+        let place = Place { image: "i".into(), claim: "c".into(), mount: "/mnt".into(), namespace: Some("n".into()) };
+        let made = manifest(&job, &place, &[Path::new("/mnt/m.onnx")]).unwrap();
         assert_eq!(made.pointer("/spec/completions"), Some(&json!(3)));
         assert_eq!(made.pointer("/metadata/namespace"), Some(&json!("n")));
         let command = made.pointer("/spec/template/spec/containers/0/command/2").and_then(Value::as_str).unwrap();
         assert!(command.ends_with(r#"--worker "$((JOB_COMPLETION_INDEX + 1))/3""#), "{command}");
         let error = manifest(&job, &place, &[Path::new("/home/m.onnx")]).unwrap_err().to_string();
-        assert!(error.starts_with("/home/m.onnx: does not lie below /work"), "{error}");
+        assert!(error.starts_with("/home/m.onnx: does not lie below /mnt"), "{error}");
     }
 }

@@ -215,6 +215,10 @@ fn mistakes_are_found_before_anything_runs() {
     with(&SPEC.replace("[grid]", "[gird]"), &["s.toml", "gird"]);
     with(&SPEC.replace("residual.onnx", "no.onnx"), &["no.onnx", "no such file"]);
     with(&SPEC.replace("images.npz", "no.npz"), &["no.npz", "no such file"]);
+    // Training would prepare its data in another way than the rest.
+    fs::write(dir.path().join("onnx-prune.toml"), "[data]\nmean = 0.5\n").unwrap();
+    with(&SPEC.replace("[plan]", "epochs = [0, 1]\n[plan]"), &["onnx-prune.toml", "prepare"]);
+    fs::remove_file(dir.path().join("onnx-prune.toml")).unwrap();
     fs::write(dir.path().join("s.toml"), SPEC).unwrap();
     refused(&dir, "sweep s.toml --worker 3/2", &["expected I/N"]);
     refused(&dir, "sweep s.toml --submit", &["--submit is for --engine slurm or k8s"]);

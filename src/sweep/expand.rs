@@ -2,6 +2,7 @@
 
 use super::inputs::{self, Content, Known};
 use super::{Argument, Flags, Input, ModelEntry, Row, SWEEP_SCHEMA_VERSION, Spec, Stage, Sweep, Task};
+use crate::data::config;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -202,6 +203,15 @@ impl Making<'_, '_> {
                     row.model
                 )));
             };
+            // It is looked for beside the model that is trained, which lies in the store.
+            let files = self.sweep.contents.get(&known.model).map_or(&[][..], |c| &c.files);
+            if files.iter().any(|f| f.name == config::FILE) {
+                return Err(Error::Usage(format!(
+                    "{}: the grid has epochs, and training after the cut would not see the {} beside the model: say what it                      says in prepare of its [[model]], and move it away",
+                    row.model,
+                    config::FILE
+                )));
+            }
             let mut train = Line::new(Stage::Train, &["train"]);
             train.input("pruned", small);
             train.text("--teacher");

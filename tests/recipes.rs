@@ -4,12 +4,12 @@
 mod build;
 
 use build::run::{files, fixture, ok, with_net};
+use serde_yaml_ng::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
-use yaml_rust2::{Yaml, YamlLoader};
 
 /// A name that a careless script would split, expand or run.
 const STRANGE: &str = "a 'b' \"c\" $(touch pwned) `touch pwned` * ;touch pwned";
@@ -18,22 +18,22 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn yaml(name: &str) -> Yaml {
+fn yaml(name: &str) -> Value {
     let text = fs::read_to_string(root().join(name)).unwrap();
-    YamlLoader::load_from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}")).remove(0)
+    serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-fn text(value: &Yaml) -> String {
+fn text(value: &Value) -> String {
     match value {
-        Yaml::String(s) | Yaml::Real(s) => s.clone(),
-        Yaml::Integer(n) => n.to_string(),
-        Yaml::Boolean(b) => b.to_string(),
+        Value::String(s) => s.clone(),
+        Value::Number(n) => n.to_string(),
+        Value::Bool(b) => b.to_string(),
         other => panic!("{other:?} is no text"),
     }
 }
 
-fn texts(value: &Yaml) -> Vec<String> {
-    value.as_vec().unwrap_or_else(|| panic!("{value:?} is no list")).iter().map(text).collect()
+fn texts(value: &Value) -> Vec<String> {
+    value.as_sequence().unwrap_or_else(|| panic!("{value:?} is no list")).iter().map(text).collect()
 }
 
 /// `PATH` with the folder of the binary first.
@@ -111,11 +111,11 @@ fn action(dir: &TempDir, given: &[(&str, &str)]) -> Action {
 
 fn action_on(dir: &TempDir, given: &[(&str, &str)], path: &str) -> Action {
     let file = yaml("action.yml");
-    let inputs = file["inputs"].as_hash().unwrap();
+    let inputs = file["inputs"].as_mapping().unwrap();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     for (name, input) in inputs {
         let default = &input["default"];
-        values.insert(text(name), if default.is_badvalue() { String::new() } else { text(default) });
+        values.insert(text(name), if default.is_null() { String::new() } else { text(default) });
     }
     for (name, value) in given {
         assert!(values.insert((*name).to_owned(), (*value).to_owned()).is_some(), "no input {name}");
@@ -134,7 +134,7 @@ fn action_on(dir: &TempDir, given: &[(&str, &str)], path: &str) -> Action {
             _ => panic!("{name}"),
         }
     };
-    for step in file["runs"]["steps"].as_vec().unwrap() {
+    for step in file["runs"]["steps"].as_sequence().unwrap() {
         let run = text(&step["run"]);
         assert!(!run.contains("${{"), "text from outside would be part of the script");
         assert_eq!(text(&step["shell"]), "bash");
@@ -145,7 +145,7 @@ fn action_on(dir: &TempDir, given: &[(&str, &str)], path: &str) -> Action {
         command.args(["--noprofile", "--norc", "-eo", "pipefail"]).arg(&script).current_dir(dir);
         command.env("PATH", path).env("GITHUB_OUTPUT", &state).env("GITHUB_STEP_SUMMARY", &summary);
         command.env("GITHUB_ACTION_PATH", root()).env("RUNNER_TEMP", temp.path());
-        for (name, value) in step["env"].as_hash().unwrap() {
+        for (name, value) in step["env"].as_mapping().unwrap() {
             command.env(text(name), filled(&text(value), &|name| known(&steps, name)));
         }
         let output = command.output().unwrap();
@@ -156,7 +156,7 @@ fn action_on(dir: &TempDir, given: &[(&str, &str)], path: &str) -> Action {
             break;
         }
     }
-    for (name, output) in file["outputs"].as_hash().unwrap() {
+    for (name, output) in file["outputs"].as_mapping().unwrap() {
         done.outputs.insert(text(name), filled(&text(&output["value"]), &|name| known(&steps, name)));
     }
     done.summary = fs::read_to_string(&summary).unwrap_or_default();
@@ -255,7 +255,7 @@ fn the_action_builds_what_it_is_not_given() {
 #[test]
 fn the_action_passes_on_every_input() {
     let file = fs::read_to_string(root().join("action.yml")).unwrap();
-    for name in yaml("action.yml")["inputs"].as_hash().unwrap().keys().map(text) {
+    for name in yaml("action.yml")["inputs"].as_mapping().unwrap().keys().map(text) {
         assert_eq!(file.matches(&format!("${{{{ inputs.{name} }}}}")).count(), 1, "{name}");
     }
 }
@@ -264,7 +264,7 @@ fn the_action_passes_on_every_input() {
 fn gitlab(dir: &TempDir, shell: &str, variables: &[(&str, &str)]) -> (Output, Vec<PathBuf>) {
     let job = &yaml("ci/gitlab.yml")[".onnx-prune-check"];
     let mut all: BTreeMap<String, String> = BTreeMap::new();
-    for (name, value) in job["variables"].as_hash().unwrap() {
+    for (name, value) in job["variables"].as_mapping().unwrap() {
         all.insert(text(name), text(value));
     }
     for (name, value) in variables {
@@ -309,14 +309,15 @@ fn gitlab_gets_test_cases() {
 /// A hook as pre-commit runs it: the entry, its arguments, the files.
 fn hook(dir: &TempDir, id: &str, args: Option<&[&str]>, files: &[&str]) -> Output {
     let hooks = yaml(".pre-commit-hooks.yaml");
-    let hook = hooks.as_vec().unwrap().iter().find(|h| text(&h["id"]) == id).unwrap_or_else(|| panic!("no hook {id}"));
+    let hook =
+        hooks.as_sequence().unwrap().iter().find(|h| text(&h["id"]) == id).unwrap_or_else(|| panic!("no hook {id}"));
     let mut words: Vec<String> = text(&hook["entry"]).split(' ').map(str::to_owned).collect();
     if text(&hook["language"]) == "script" {
         words[0] = root().join(&words[0]).display().to_string();
     }
     match args {
         Some(args) => words.extend(args.iter().map(ToString::to_string)),
-        None if hook["args"].is_badvalue() => {}
+        None if hook["args"].is_null() => {}
         None => words.extend(texts(&hook["args"])),
     }
     let pattern = regex::Regex::new(&text(&hook["files"])).unwrap();
@@ -334,9 +335,9 @@ fn hooks_stop_a_commit() {
     let (model, pruned) = (inside("net.onnx"), inside("net.pruned.onnx"));
     // With the limits of the hook, and those of the example.
     let example = yaml("ci/pre-commit-config.yaml");
-    let hooks = example["repos"][0]["hooks"].as_vec().unwrap();
+    let hooks = example["repos"][0]["hooks"].as_sequence().unwrap();
     for used in hooks {
-        let args = (!used["args"].is_badvalue()).then(|| texts(&used["args"]));
+        let args = (!used["args"].is_null()).then(|| texts(&used["args"]));
         let args: Option<Vec<&str>> = args.as_ref().map(|a| a.iter().map(String::as_str).collect());
         let output = hook(&dir, &text(&used["id"]), args.as_deref(), &[&model, &pruned, "README.md"]);
         assert_eq!(code(&output), 0, "{}", said(&output));

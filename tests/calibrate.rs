@@ -8,7 +8,7 @@ use build::{in_memory, info, model, node};
 use onnx_prune::calibrate::Calibration;
 use onnx_prune::data::{DataOptions, Dataset, Preprocess};
 use onnx_prune::onnx::{self, Model, tensor};
-use onnx_prune::plan::{Budget, RoundTo};
+use onnx_prune::plan::{Budget, RoundTo, Scope};
 use onnx_prune::prune::{Options, prune};
 use onnx_prune::recover::Recover;
 use onnx_prune::runtime::walk::Feed;
@@ -90,6 +90,20 @@ fn nothing_to_do_is_nothing_done() {
     assert!(done.report.recover.layers.is_empty());
     let fresh = random_inputs(&m, 5, &|_, _| 4).unwrap();
     near(&outputs(&done.model.unwrap(), &fresh)[0].1, &outputs(&m, &fresh)[0].1, "ratio 0");
+}
+
+/// With data, too, every layer loses the same share where that is asked for; the data says which channels.
+#[test]
+fn every_layer_loses_the_same_share() {
+    let m = onnx::load(&fixture("residual.bn.onnx")).unwrap();
+    let o = options(batches(&m, 4, 8), Budget::Ratio(0.5), Recover::Reconstruct);
+    let counts = |scope| -> Vec<(usize, usize)> {
+        let done = prune(&m, &Options { scope, ..o.clone() }, &|_| ()).unwrap();
+        done.report.groups.iter().map(|g| (g.channels_before, g.channels_after)).collect()
+    };
+    let (local, global) = (counts(Scope::Local), counts(Scope::Global));
+    assert!(local.iter().all(|(before, after)| before / 2 == *after), "{local:?}");
+    assert_ne!(local, global);
 }
 
 /// Top-1 on the samples from `from` on.

@@ -8,7 +8,7 @@ use crate::calibrate::{Calibration, sites};
 use crate::channels::{Channels, Unit};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::plan::{self, Budget, Decision};
+use crate::plan::{self, Budget, Decision, Scope};
 use crate::recover::Recover;
 use crate::recover::reconstruct::reconstruct;
 use crate::rewrite;
@@ -137,7 +137,13 @@ pub(super) fn decide(
     }
     let times = decide::times(t, o, &limits, clock, progress)?;
     let mut tried: Vec<(f64, Decision)> = Vec::new();
-    for power in o.bend.map_or(POWERS.to_vec(), |b| vec![b]) {
+    // Of one layer only the order counts: curves are what layers compete by.
+    let local = limits.scope == Scope::Local;
+    if local {
+        let d = clock.time("plan", || plan::decide(ch, &scores.values, &o.budget, times.as_ref(), &limits))?;
+        tried.push((1.0, d));
+    }
+    for power in o.bend.map_or(POWERS.to_vec(), |b| vec![b]).into_iter().filter(|_| !local) {
         let bent: Vec<Vec<f64>> = curves.iter().map(|c: &Vec<f64>| c.iter().map(|e| e.powf(power)).collect()).collect();
         let d = clock.time("plan", || plan::allocate(ch, &scores.values, &bent, &o.budget, times.as_ref(), &limits))?;
         if tried.iter().all(|t| t.1.removed != d.removed) {

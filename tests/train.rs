@@ -6,6 +6,8 @@ mod build;
 mod command;
 #[path = "train/files.rs"]
 mod files;
+#[path = "train/fixed_batch.rs"]
+mod fixed_batch;
 #[path = "train/update.rs"]
 mod update;
 

@@ -102,7 +102,8 @@ pub struct PruneArgs {
     /// One ranking over the whole model, or every layer by itself
     #[arg(long, value_enum, default_value_t, help_heading = "Ranking")]
     scope: Scope,
-    /// Rounds: each removes a part of the budget and scores what is left anew
+    /// Rounds: each removes a part of the budget and scores what is left anew; error curves from --data decide all at once, and
+    /// have rounds with --finetune only
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = steps, help_heading = "Ranking")]
     steps: usize,
     /// Seed of the random criterion and of the verification's input

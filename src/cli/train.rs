@@ -343,8 +343,8 @@ pub fn run(args: &TrainCommand) -> anyhow::Result<()> {
         options.kept = kept(original, &plan::load(file)?)?;
     }
     options.checkpoint = args.checkpoint.clone().map(|path| (path, every));
-    let data_options = DataOptions { batch: Some(options.batch), ..data_options };
-    let data = Dataset::open(&path, &model, &data_options).map_err(|e| in_file(e, &path))?;
+    let data_options = DataOptions { batch: None, ..data_options };
+    let data = Dataset::open(&path, &model, &data_options).map_err(|e| in_file(e, &path))?.batched(options.batch);
     let runtime = training_runtime(&args.runtime, &args.device, &args.common)?;
     let mut watch = |event: &Event| progress.training(event, args.epochs);
     let trained =

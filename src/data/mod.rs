@@ -75,6 +75,8 @@ pub struct Dataset {
     /// One for each chosen sample.
     labels: Option<Arc<[i64]>>,
     batch: usize,
+    /// Whether batches may be of any size, whatever the model fixes.
+    free: bool,
     notes: Arc<[String]>,
 }
 
@@ -82,8 +84,8 @@ pub struct Dataset {
 struct Inner {
     path: PathBuf,
     feeds: Vec<Feed>,
-    /// The model fixes the batch.
-    fixed: bool,
+    /// The batch that the model fixes.
+    fixed: Option<usize>,
     /// Of images and test data; arrays are numbered.
     names: Vec<String>,
 }
@@ -173,12 +175,12 @@ impl Dataset {
         };
         whole_batches(path, &mut chosen, fixed, &mut notes)?;
         let labels = loaded.labels.map(|all| chosen.iter().filter_map(|&i| all.get(i).copied()).collect());
-        let inner = Inner { path: path.to_owned(), feeds: loaded.feeds, fixed: fixed.is_some(), names: loaded.names };
+        let inner = Inner { path: path.to_owned(), feeds: loaded.feeds, fixed, names: loaded.names };
         inner.check_finite(&chosen)?;
         if options.preprocess.scale.is_none() {
             notes.extend(inner.suspicion(&chosen));
         }
-        Ok(Self { inner: Arc::new(inner), chosen: chosen.into(), labels, batch, notes: notes.into() })
+        Ok(Self { inner: Arc::new(inner), chosen: chosen.into(), labels, batch, free: false, notes: notes.into() })
     }
 
     /// The number of samples.
@@ -268,18 +270,28 @@ impl Dataset {
         let place = |&i: &usize| self.chosen.get(i).copied().ok_or_else(|| missing(i));
         let mut chosen = samples.iter().map(place).collect::<Result<Vec<usize>>>()?;
         let mut notes = self.notes.to_vec();
-        whole_batches(&self.inner.path, &mut chosen, self.inner.fixed.then_some(self.batch), &mut notes)?;
+        whole_batches(&self.inner.path, &mut chosen, self.fixed(), &mut notes)?;
         let labels =
             self.labels.as_ref().map(|all| samples.iter().take(chosen.len()).filter_map(|&i| all.get(i).copied()));
         let labels = labels.map(|labels| labels.collect());
-        Ok(Self { inner: self.inner.clone(), chosen: chosen.into(), labels, batch: self.batch, notes: notes.into() })
+        Ok(Self { chosen: chosen.into(), labels, notes: notes.into(), ..self.clone() })
     }
 
     /// In batches of another size, unless the model fixes it.
     #[must_use]
     pub fn batched(self, batch: usize) -> Self {
-        let batch = if self.inner.fixed { self.batch } else { batch.max(1) };
+        let batch = self.fixed().unwrap_or_else(|| batch.max(1));
         Self { batch, ..self }
+    }
+
+    /// The batch that the model fixes, and these batches keep to.
+    pub(crate) fn fixed(&self) -> Option<usize> {
+        self.inner.fixed.filter(|_| !self.free)
+    }
+
+    /// In batches of any size: for a copy of the model that takes them.
+    pub(crate) fn freed(self, batch: usize) -> Self {
+        Self { free: true, ..self }.batched(batch)
     }
 
     /// So many samples, drawn as [`DataOptions::samples`] draws them, and the rest.

@@ -95,7 +95,7 @@ impl fmt::Display for Budget {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
-    /// All of the model: the lowest scores go, wherever they are.
+    /// All of the model: the lowest scores go, wherever they are; error curves from data are weighed against each other.
     #[default]
     Global,
     /// Those of one layer: every layer loses the same share (up to rounding).

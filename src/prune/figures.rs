@@ -3,7 +3,7 @@
 use super::{DEFAULT_CRITERION, FALLBACK_CRITERION, Options, Traced};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::{Model, tensor};
-use crate::plan::{Budget, Decision};
+use crate::plan::{Budget, Decision, Scope};
 use crate::report::{
     GroupReport, ModelFigures, PruneReport, RecoverReport, SCHEMA_VERSION, ScoreHistogram, VerifyReport,
 };
@@ -119,6 +119,14 @@ pub(super) fn new_report(
         channels_removed: d.reached.channels_removed,
         criterion: match (&o.criterion, super::calibrated::applies(o)) {
             (Some(c), _) => c.to_string(),
+            // One share for all: only the order within a layer comes from the data.
+            (None, Some((kind, cal))) if o.scope == Scope::Local => {
+                format!(
+                    "{} (default with data: an order of each layer's channels from {} samples)",
+                    kind.name(),
+                    cal.samples()
+                )
+            }
             (None, Some((kind, cal))) => format!(
                 "{} (default with data: error curves from {} samples, weighed by their measured effect)",
                 kind.name(),

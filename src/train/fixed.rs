@@ -1,18 +1,23 @@
 //! Models with all extents fixed, as training graphs want them.
 
+use crate::canon;
 use crate::error::{Error, Result};
 use crate::flat::flatten;
+use crate::graph::{Graph, Origin, is_default_domain};
 use crate::onnx::Model;
 use crate::onnx::proto::{
-    ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
     type_proto,
 };
 use crate::onnx::{tensor, visit};
+use crate::runtime::input_specs;
+use std::collections::HashSet;
 
-/// A flat copy of the model in which the inputs have these extents and `Constant` nodes are initializers. With `double` every
+/// A flat copy of the model in which the inputs have these extents and `Constant` nodes are initializers. A batch other than the
+/// one that the model fixes also goes where the model names that one: see [`rebatch`]. With `double` every
 /// `float32` becomes a `float64`, which is for tests: few runtimes have all operators for it.
 ///
 /// # Errors
@@ -27,6 +32,11 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
         let message = format!("{} node {:?} has subgraphs, and those cannot be trained", n.op_type(), n.name());
         return Err(fail(message));
     }
+    let batch = input_specs(model).iter().find_map(|s| {
+        let (_, dims) = inputs.iter().find(|(name, _)| *name == s.name)?;
+        Some(((*s.dims.first()?)?, *dims.first()?)).filter(|(own, asked)| own != asked)
+    });
+    let own = batch.map(|(own, _)| batched(&flat, own)).transpose()?.unwrap_or_default();
     for input in &mut graph.input {
         let Some((_, dims)) = inputs.iter().find(|(name, _)| name == input.name()) else { continue };
         let elem = elem_type(input).unwrap_or(DataType::Float as i32);
@@ -45,6 +55,9 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
         }
     }
     graph.node = kept;
+    if let Some((old, new)) = batch {
+        rebatch(graph, &own, old, new)?;
+    }
     let other = graph.initializer.iter().find(|t| {
         tensor::is_float(t.data_type())
             && !matches!(DataType::try_from(t.data_type()), Ok(DataType::Float | DataType::Double))
@@ -57,6 +70,42 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
         widen(&mut proto)?;
     }
     Ok(flat.derive(proto).scoped(None))
+}
+
+/// Tensors, of those that nodes make and inputs bring, with the model's batch for a first extent.
+fn batched(flat: &Model, batch: usize) -> Result<HashSet<String>> {
+    let graph = Graph::new(flat)?;
+    let a = canon::analyse(&graph);
+    let shape = |i: usize| a.lanes.first().and_then(|l| l.shapes.get(i)).and_then(Option::as_ref);
+    let made = graph.values.iter().enumerate().filter(|(_, v)| !matches!(v.origin, Origin::Initializer(_)));
+    let of = made.filter(|&(i, _)| shape(i).and_then(|d| d.first()) == Some(&batch));
+    Ok(of.map(|(_, v)| v.name.clone()).collect())
+}
+
+/// Where exporters write the batch down, `Reshape`, `Expand` and the sizes of `Resize` applied to `batched` tensors, it becomes the
+/// new one. It may stand elsewhere too: whether the model computes the same is for [`widen`](super::widen::widen) to try.
+fn rebatch(graph: &mut GraphProto, batched: &HashSet<String>, old: usize, new: usize) -> Result<()> {
+    let mut fresh: Vec<TensorProto> = Vec::new();
+    for (k, node) in graph.node.iter_mut().enumerate() {
+        let slot = match node.op_type() {
+            _ if !is_default_domain(node.domain()) => continue,
+            "Reshape" | "Expand" => 1,
+            "Resize" => 3,
+            _ => continue,
+        };
+        if !node.input.first().is_some_and(|x| batched.contains(x)) {
+            continue;
+        }
+        let Some(name) = node.input.get_mut(slot) else { continue };
+        let Some(t) = graph.initializer.iter().find(|t| t.name() == name) else { continue };
+        let mut sizes = tensor::to_i64(t)?;
+        let Some(first) = sizes.first_mut().filter(|s| **s == old as i64) else { continue };
+        *first = new as i64;
+        *name = format!("{name}/batch/{k}");
+        fresh.push(tensor::from_i64(name, &[sizes.len()], &sizes));
+    }
+    graph.initializer.extend(fresh);
+    Ok(())
 }
 
 /// The tensor of a `Constant` node, under the name of its output.

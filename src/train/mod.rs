@@ -27,3 +27,4 @@ pub mod step;
 pub mod tape;
 mod targets;
 pub mod vjp;
+mod widen;

@@ -19,6 +19,7 @@ use super::proof::prove;
 use super::sparsity::{Gates, Sparse};
 use super::step::{Layout, Spec, build};
 use super::targets::Targets;
+use super::widen::widen;
 use crate::canon;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -87,8 +88,10 @@ pub fn train(
 ) -> Result<Trained> {
     watch(&Event::Stage("data"));
     let o = options;
-    let batch = data.clone().batched(o.batch).batch_size();
-    let whole = data.clone().batched(batch);
+    let mut notes = data.notes().to_vec();
+    let models: Vec<&Model> = std::iter::once(model).chain(teacher).collect();
+    let whole = widen(&models, data, o.batch, runtime, &mut notes)?;
+    let batch = whole.batch_size();
     // Whole batches; at least one where there are a few, so that little data is judged by too.
     let few = if o.hold_back > 0.0 && whole.len() >= FEW * batch { batch } else { 0 };
     let held_back = ((o.hold_back * whole.len() as f64).round() as usize / batch * batch).max(few);
@@ -175,8 +178,10 @@ pub fn train(
     let sample = batches.batch(0, 0)?;
     let mut feed = sample.feed;
     feed.extend(proof_targets.wanted(batches.labels(), &sample.samples, sample.mix.as_ref())?);
-    prove(&graphs, &folded, &model, &feed, runtime)?;
-    let mut notes = data.notes().to_vec();
+    // Of more samples than the model takes.
+    let wide = data.fixed().is_some_and(|own| own != batch);
+    let wide = wide.then(|| fix(&model, &extents(&model, &batches), false)).transpose()?;
+    prove(&graphs, &folded, wide.as_ref().unwrap_or(&model), &feed, runtime)?;
     if !graphs.unreached.is_empty() {
         notes.push(format!(
             "the losses do not depend on {} tensors, which stay as they are: {}",

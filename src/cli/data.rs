@@ -24,8 +24,8 @@ pub struct DataArgs {
     /// Use N samples, drawn with --seed [default: all]
     #[arg(long, value_name = "N", help_heading = "Data")]
     samples: Option<usize>,
-    /// Samples in a batch; bench takes several, as in 1,8,32 [default: what the model fixes, or 32; for bench 1, for training 64 wherever
-    /// the model computes the same with it]
+    /// Samples in a batch; bench takes several, as in 1,8,32 [default: what the model fixes, or 32; for bench 1, for training 64
+    /// wherever the model computes the same with it]
     #[arg(long, value_name = "N", value_delimiter = ',', help_heading = "Data")]
     batch: Vec<usize>,
     /// The model input that images or a single array go to, if there are several

@@ -17,7 +17,7 @@ use crate::runtime::input_specs;
 use std::collections::HashSet;
 
 /// A flat copy of the model in which the inputs have these extents and `Constant` nodes are initializers. A batch other than the
-/// one that the model fixes also goes where the model names that one: see [`rebatch`]. With `double` every
+/// one that the model fixes also goes where nodes name that one. With `double` every
 /// `float32` becomes a `float64`, which is for tests: few runtimes have all operators for it.
 ///
 /// # Errors

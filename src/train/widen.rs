@@ -2,7 +2,7 @@
 
 use super::fixed::fix;
 use crate::data::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::runtime::walk::Feed;
 use crate::runtime::{Array, Runtime, input_specs};
@@ -11,11 +11,11 @@ use crate::runtime::{Array, Runtime, input_specs};
 /// output's largest value: other kernels make some, a sample that sees another one more.
 const TOLERANCE: f64 = 1e-2;
 
-/// The data in batches of `batch`, or of what the models fix where they do not compute the same with more samples at once. Two of
-/// the fixed batches, run as one and one by one, tell. What came of it is noted.
+/// The data in batches of `batch`, or of what the model fixes where that model, or one that fixes the same, does not compute the
+/// same with more samples at once. Two of the fixed batches, run as one and one by one, tell. What came of it is noted.
 ///
 /// # Errors
-/// When the data cannot be read, or a model does not run as it is.
+/// When the data cannot be read, or a model does not run as it is; [`Error::Train`] for a teacher that fixes a batch of its own.
 pub fn widen(
     models: &[&Model],
     data: &Dataset,
@@ -23,30 +23,40 @@ pub fn widen(
     runtime: &dyn Runtime,
     notes: &mut Vec<String>,
 ) -> Result<Dataset> {
-    let Some(own) = data.fixed().filter(|&own| own != batch) else { return Ok(data.clone().batched(batch)) };
-    let fixes = |why: &str| format!("the model fixes the batch to {own}, so a batch of {batch} cannot be had: {why}");
-    if data.len() < 2 * own {
-        notes.push(fixes("there are too few samples to try it"));
+    for model in models {
+        let Some(own) = fixed(model).filter(|&own| own != batch) else { continue };
+        let Err(why) = same(model, own, data, runtime)? else { continue };
+        let message = format!("the model fixes the batch to {own}, so a batch of {batch} cannot be had: {why}");
+        if data.fixed() != Some(own) {
+            return Err(Error::Train { path: model.path.clone(), message });
+        }
+        notes.push(format!("{}: {message}; export it with a free batch axis", model.path.display()));
         return Ok(data.clone());
     }
-    let (single, pair) = ([data.batch(0)?, data.batch(1)?], data.clone().freed(2 * own).batch(0)?);
-    for model in models {
-        let apart =
-            single.iter().map(|feed| runtime.load(model)?.run(&named(model, feed))).collect::<Result<Vec<_>>>()?;
-        if let Err(why) = together(model, &pair, &apart, runtime) {
-            notes.push(fixes(&format!(
-                "{} does not compute the same with {} samples at once ({why}); export it with a free batch axis",
-                model.path.display(),
-                2 * own
-            )));
-            return Ok(data.clone());
-        }
+    if let Some(own) = data.fixed().filter(|&own| own != batch) {
+        notes.push(format!(
+            "the model fixes the batch to {own}; it was trained in batches of {batch}, with which it computes the same, and is \
+             written as it was"
+        ));
     }
-    notes.push(format!(
-        "the model fixes the batch to {own}; it was trained in batches of {batch}, with which it computes the same, and is written \
-         as it was"
-    ));
     Ok(data.clone().freed(batch))
+}
+
+/// The batch that the model fixes.
+fn fixed(model: &Model) -> Option<usize> {
+    input_specs(model).iter().find_map(|s| *s.dims.first()?)
+}
+
+/// Whether the model computes the same with two of its batches at once; else why not.
+fn same(model: &Model, own: usize, data: &Dataset, runtime: &dyn Runtime) -> Result<std::result::Result<(), String>> {
+    if data.len() < 2 * own {
+        return Ok(Err("there are too few samples to try it".into()));
+    }
+    let single = data.clone().freed(own);
+    let mut session = runtime.load(model)?;
+    let apart = [session.run(&named(model, &single.batch(0)?))?, session.run(&named(model, &single.batch(1)?))?];
+    let together = together(model, &data.clone().freed(2 * own).batch(0)?, &apart, runtime);
+    Ok(together.map_err(|why| format!("it does not compute the same with {} samples at once ({why})", 2 * own)))
 }
 
 /// The inputs under the model's own names: a teacher's may have others.

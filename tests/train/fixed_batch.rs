@@ -1,6 +1,6 @@
 //! Models that fix their batch, as exporters write them: trained in larger ones where that computes the same.
 
-use super::build::run::ok;
+use super::build::run::{ok, refused};
 use super::build::{info, ints, node};
 use super::{load, net, place, values};
 use onnx_prune::onnx::proto::{GraphProto, ModelProto, NodeProto};
@@ -91,4 +91,7 @@ fn a_batch_that_counts_stays() {
     assert_eq!(batch, 1);
     assert!(notes.contains("so a batch of 8 cannot be had"), "{notes}");
     assert!(notes.contains("has other values"), "{notes}");
+    // A teacher's own batch is nothing to fall back to.
+    let args = format!("train small.onnx --teacher fixed.onnx --loss mse=1 {RUN} -o other.onnx");
+    refused(&dir, &args, &["fixed.onnx", "so a batch of 8 cannot be had"]);
 }

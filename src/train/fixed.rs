@@ -3,10 +3,10 @@
 use crate::canon;
 use crate::error::{Error, Result};
 use crate::flat::flatten;
-use crate::graph::{Graph, Origin, is_default_domain};
+use crate::graph::{Graph, NodeId, Origin, ValueId, is_default_domain};
 use crate::onnx::Model;
 use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attribute_proto::AttributeType,
     tensor_proto::DataType,
     tensor_shape_proto::{Dimension, dimension},
@@ -14,7 +14,7 @@ use crate::onnx::proto::{
 };
 use crate::onnx::{tensor, visit};
 use crate::runtime::input_specs;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A flat copy of the model in which the inputs have these extents and `Constant` nodes are initializers. A batch other than the
 /// one that the model fixes also goes where nodes name that one. With `double` every
@@ -36,7 +36,7 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
         let (_, dims) = inputs.iter().find(|(name, _)| *name == s.name)?;
         Some(((*s.dims.first()?)?, *dims.first()?)).filter(|(own, asked)| own != asked)
     });
-    let own = batch.map(|(own, _)| batched(&flat, own)).transpose()?.unwrap_or_default();
+    let sizes = batch.map(|(old, new)| rebatched(&flat, old, new)).transpose()?.unwrap_or_default();
     for input in &mut graph.input {
         let Some((_, dims)) = inputs.iter().find(|(name, _)| name == input.name()) else { continue };
         let elem = elem_type(input).unwrap_or(DataType::Float as i32);
@@ -55,8 +55,14 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
         }
     }
     graph.node = kept;
-    if let Some((old, new)) = batch {
-        rebatch(graph, &own, old, new)?;
+    for node in &mut graph.node {
+        let Some(made) = node.output.first().filter(|o| !o.is_empty()) else { continue };
+        let Some((slot, sizes)) = sizes.get(made) else { continue };
+        let name = format!("{made}/batch");
+        graph.initializer.push(tensor::from_i64(&name, &[sizes.len()], sizes));
+        if let Some(input) = node.input.get_mut(*slot) {
+            *input = name;
+        }
     }
     let other = graph.initializer.iter().find(|t| {
         tensor::is_float(t.data_type())
@@ -72,40 +78,53 @@ pub fn fix(model: &Model, inputs: &[(String, Vec<usize>)], double: bool) -> Resu
     Ok(flat.derive(proto).scoped(None))
 }
 
-/// Tensors, of those that nodes make and inputs bring, with the model's batch for a first extent.
-fn batched(flat: &Model, batch: usize) -> Result<HashSet<String>> {
+/// What takes the place of sizes that name the batch, by the node's first output: (slot, sizes). Exporters write it into `Reshape`,
+/// `Expand`, the sizes of `Resize`, and constants that samples are joined with. It may stand elsewhere too: whether the model
+/// computes the same is for [`widen`](super::widen::widen) to try.
+fn rebatched(flat: &Model, old: usize, new: usize) -> Result<HashMap<String, (usize, Vec<i64>)>> {
     let graph = Graph::new(flat)?;
     let a = canon::analyse(&graph);
-    let shape = |i: usize| a.lanes.first().and_then(|l| l.shapes.get(i)).and_then(Option::as_ref);
-    let made = graph.values.iter().enumerate().filter(|(_, v)| !matches!(v.origin, Origin::Initializer(_)));
-    let of = made.filter(|&(i, _)| shape(i).and_then(|d| d.first()) == Some(&batch));
-    Ok(of.map(|(_, v)| v.name.clone()).collect())
-}
-
-/// Where exporters write the batch down, `Reshape`, `Expand` and the sizes of `Resize` applied to `batched` tensors, it becomes the
-/// new one. It may stand elsewhere too: whether the model computes the same is for [`widen`](super::widen::widen) to try.
-fn rebatch(graph: &mut GraphProto, batched: &HashSet<String>, old: usize, new: usize) -> Result<()> {
-    let mut fresh: Vec<TensorProto> = Vec::new();
-    for (k, node) in graph.node.iter_mut().enumerate() {
+    let mut of_samples: HashSet<ValueId> = HashSet::new();
+    let inputs = graph.values.iter().enumerate().filter(|(_, v)| matches!(v.origin, Origin::Input(_)));
+    of_samples.extend(inputs.map(|(i, _)| ValueId(i as u32)));
+    let mut joined: HashSet<ValueId> = HashSet::new();
+    let mut all = HashMap::new();
+    let mut put = |id: NodeId, slot: usize| {
+        let sizes = a.cx(id, 0, &[]).ints(slot).filter(|s| s.first() == Some(&(old as i64)));
+        if let (Some(mut sizes), Some(made)) = (sizes, graph.node(id).output.first()) {
+            sizes.iter_mut().take(1).for_each(|first| *first = new as i64);
+            all.insert(made.clone(), (slot, sizes));
+        }
+    };
+    for &id in &graph.order {
+        let Some(entry) = graph.nodes.get(id.0 as usize) else { continue };
+        let (node, ins) = (graph.node(id), || entry.inputs.iter().flatten().copied());
+        if ins().any(|v| of_samples.contains(&v)) {
+            of_samples.extend(entry.outputs.iter().flatten());
+        }
+        let batched = |v: ValueId| {
+            let shape = a.lanes.first().and_then(|l| l.shapes.get(v.0 as usize)).and_then(Option::as_ref);
+            of_samples.contains(&v) && shape.and_then(|d| d.first()) == Some(&old)
+        };
+        if ins().any(batched) {
+            joined.extend(ins());
+        }
         let slot = match node.op_type() {
-            _ if !is_default_domain(node.domain()) => continue,
+            _ if !is_default_domain(node.domain()) || !ins().next().is_some_and(batched) => continue,
             "Reshape" | "Expand" => 1,
             "Resize" => 3,
             _ => continue,
         };
-        if !node.input.first().is_some_and(|x| batched.contains(x)) {
-            continue;
-        }
-        let Some(name) = node.input.get_mut(slot) else { continue };
-        let Some(t) = graph.initializer.iter().find(|t| t.name() == name) else { continue };
-        let mut sizes = tensor::to_i64(t)?;
-        let Some(first) = sizes.first_mut().filter(|s| **s == old as i64) else { continue };
-        *first = new as i64;
-        *name = format!("{name}/batch/{k}");
-        fresh.push(tensor::from_i64(name, &[sizes.len()], &sizes));
+        put(id, slot);
     }
-    graph.initializer.extend(fresh);
-    Ok(())
+    for v in joined {
+        let Origin::Node(id, 0) = graph.value(v).origin else { continue };
+        let node = graph.node(id);
+        if is_default_domain(node.domain()) && node.op_type() == "ConstantOfShape" {
+            put(id, 0);
+        }
+    }
+    Ok(all)
 }
 
 /// The tensor of a `Constant` node, under the name of its output.

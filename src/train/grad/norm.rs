@@ -1,6 +1,7 @@
 //! Normalisations.
 
 use super::{Back, BatchNorms, Fore, Gradient, Kind};
+use crate::graph::Origin;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::ops::{Answer, NodeCx};
 use crate::refuse;
@@ -48,6 +49,19 @@ fn of_batch(cx: &NodeCx, how: BatchNorms) -> bool {
     how == BatchNorms::Batch || cx.int("training_mode", 0) != 0
 }
 
+/// Whether an input is a constant, or a copy of one.
+fn is_stored(cx: &NodeCx, slot: usize) -> bool {
+    let mut value = cx.graph.input(cx.id, slot);
+    while let Some(v) = value {
+        match cx.graph.value(v).origin {
+            Origin::Node(id, 0) if cx.graph.node(id).op_type() == "Identity" => value = cx.graph.input(id, 0),
+            Origin::Initializer(_) => return true,
+            _ => return false,
+        }
+    }
+    false
+}
+
 impl Gradient for BatchNormalization {
     fn parameters(&self, _cx: &NodeCx) -> Vec<(usize, Kind)> {
         vec![(1, Kind::Norm), (2, Kind::Norm)]
@@ -61,6 +75,12 @@ impl Gradient for BatchNormalization {
         let (rank, c) = (f.t.dims(x).len(), f.t.numel(gamma));
         if rank < 2 || f.t.dims(x).get(1) != Some(&c) {
             refuse!("{c} scales for an input of shape {:?}", f.t.dims(x));
+        }
+        if !(3..5).all(|slot| is_stored(&f.cx, slot)) {
+            refuse!(
+                "its mean and variance are computed by other nodes (weight standardisation, say), and training takes those that \
+                 are stored; `onnx-prune MODEL --fold-weights --ratio 0` computes such weights once"
+            );
         }
         let (g, b) = (wide(f.t, gamma, rank)?, wide(f.t, beta, rank)?);
         if !of_batch(&f.cx, f.batch_norms) {

@@ -75,7 +75,7 @@ At least one limit is given. Exit code 1 when one is broken. With GITHUB_STEP_SU
 pub const TRAIN: &str = "\
 Examples:
   onnx-prune train half.onnx --teacher model.onnx --data photos/ --epochs 20   get accuracy back, no labels needed
-  onnx-prune train half.onnx --teacher model.onnx --data photos/ --match Add_output_0 --loss kl=1,mse=200 --lr 0.02
+  onnx-prune train half.onnx --teacher model.onnx --data photos/ --match Add_output_0 --loss kl=1,cosine=100 --lr 0.02
   onnx-prune train model.onnx --data train.npz --epochs 10 -o tuned.onnx       with the labels of the data
   onnx-prune train model.onnx --data train.npz --epochs 5 --sparsity group-lasso=0.001 -o sparse.onnx";
 

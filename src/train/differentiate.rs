@@ -186,8 +186,8 @@ pub fn forward(t: &mut Tape, a: &Analysis, live: &HashMap<ValueId, Var>, batch_n
         let replaced = match rule {
             Some(rule) => {
                 let cx = a.cx(id, 0, &[]);
-                let (vars, saved, follows) = (&f.vars, &mut f.saved, &mut f.follows);
-                let mut fore = Fore { cx, t, batch_norms, trained, vars, saved, follows };
+                let (vars, saved, follows, depends) = (&f.vars, &mut f.saved, &mut f.follows, f.depends.as_slice());
+                let mut fore = Fore { cx, t, batch_norms, trained, depends, vars, saved, follows };
                 rule.forward(&mut fore).map_err(|why| refused(a, id, &why))?
             }
             None => false,

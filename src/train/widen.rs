@@ -31,7 +31,8 @@ pub fn widen(
             return Err(Error::Train { path: model.path.clone(), message });
         }
         notes.push(format!("{}: {message}; export it with a free batch axis", model.path.display()));
-        return Ok(data.clone());
+        // A model that fixes another one has to take this one.
+        return widen(models, data, own, runtime, notes);
     }
     if let Some(own) = data.fixed().filter(|&own| own != batch) {
         notes.push(format!(
@@ -93,11 +94,11 @@ fn together(model: &Model, pair: &Feed, apart: &[Feed], runtime: &dyn Runtime) -
         if whole.data.is_integer() {
             continue;
         }
-        let pairs = whole.to_f64().into_iter().zip(parts.iter().flat_map(|p| p.to_f64()));
-        let (off, largest) = pairs.fold((0.0, 0.0), |(off, largest): (f64, f64), (w, p)| {
-            (if (w - p).is_nan() { f64::NAN } else { off.max((w - p).abs()) }, largest.max(p.abs()))
-        });
-        if off.is_nan() || off > TOLERANCE * largest {
+        let one_by_one: Vec<f64> = parts.iter().flat_map(|p| p.to_f64()).collect();
+        let largest = one_by_one.iter().fold(0.0, |max: f64, p| max.max(p.abs()));
+        // Also false of what is no number.
+        let near = |(w, p): (f64, &f64)| (w - p).abs() <= TOLERANCE * largest;
+        if !whole.to_f64().into_iter().zip(&one_by_one).all(near) {
             return Err(format!("output {name:?} has other values"));
         }
     }

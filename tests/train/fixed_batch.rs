@@ -1,7 +1,7 @@
 //! Models that fix their batch, as exporters write them: trained in larger ones where that computes the same.
 
 use super::build::run::{ok, refused};
-use super::build::{info, ints, node};
+use super::build::{info, int, node};
 use super::{load, net, place, values};
 use onnx_prune::onnx::proto::{GraphProto, ModelProto, NodeProto};
 use onnx_prune::onnx::tensor::{from_f32, from_i64};
@@ -62,7 +62,26 @@ fn a_fixed_batch_does_not_count_in_training() {
     let mut by_size = one_by_one(larger(&["a.r", "", "", "sizes"]));
     by_size.graph.as_mut().unwrap().initializer.push(from_i64("sizes", &[4], &[1, 4, 10, 10]));
     put(&dir, "larger.fixed.onnx", &by_size);
+    // Constants that samples are joined with, and shapes that nodes put together.
+    let halved = |proto: ModelProto| {
+        let mut proto = proto;
+        let one = |name: &str, n: i64| from_i64(name, &[1], &[n]);
+        proto.graph.as_mut().unwrap().initializer.extend([one("from", 0), one("to", 4), one("axis", 1)]);
+        proto
+    };
+    let slice = || node("Slice", "halve", &["a.j", "from", "to", "axis"], &["a.q"]);
+    let join = || int(node("Concat", "join", &["a.r", "zeros"], &["a.j"]), "axis", 1);
+    let itself = int(node("Concat", "join", &["a.r", "a.r"], &["a.j"]), "axis", 1);
+    put(&dir, "joined.onnx", &halved(with(vec![itself, slice()])));
+    let zeros = node("ConstantOfShape", "fill", &["size"], &["zeros"]);
+    let mut filled = one_by_one(halved(with(vec![zeros, join(), slice()])));
+    let size = int(node("Concat", "together", &["one", "rest"], &["size"]), "axis", 0);
+    let graph = filled.graph.as_mut().unwrap();
+    graph.node.insert(0, size);
+    graph.initializer.extend([from_i64("one", &[1], &[1]), from_i64("rest", &[3], &[2, 5, 5])]);
+    put(&dir, "joined.fixed.onnx", &filled);
     let cases = [
+        ("joined.onnx", "joined.fixed.onnx", "teacher.onnx"),
         ("small.onnx", "flat.onnx", "teacher.onnx"),
         ("small.onnx", "flat.onnx", "flat.onnx"),
         ("larger.onnx", "larger.fixed.onnx", "teacher.onnx"),
@@ -79,13 +98,37 @@ fn a_fixed_batch_does_not_count_in_training() {
     }
 }
 
+/// Statistics that are made of the trained weights, with the way out.
+#[test]
+fn computed_statistics_are_refused() {
+    let dir = place("residual.bn.onnx");
+    let mut proto = net();
+    let graph = proto.graph.as_mut().unwrap();
+    graph.node.insert(0, int(node("ReduceMean", "m", &["a.w", "axes"], &["w.mean"]), "keepdims", 0));
+    graph.initializer.push(from_i64("axes", &[3], &[1, 2, 3]));
+    let norm = graph.node.iter_mut().find(|n| n.name() == "a.bn").unwrap();
+    norm.input[3] = "w.mean".into();
+    put(&dir, "computed.onnx", &proto);
+    for how in ["batch", "frozen"] {
+        let args = format!("train computed.onnx --teacher teacher.onnx {RUN} --batch-norm {how} -o out.onnx");
+        refused(&dir, &args, &["a.bn", "its mean and variance are computed", "--fold-weights"]);
+    }
+    // Of what does not move, they are as good as stored where they are kept.
+    ok(
+        &dir,
+        &format!("train computed.onnx --teacher teacher.onnx {RUN} --batch-norm frozen --freeze ^a.w$ -o out.onnx"),
+    );
+}
+
 /// Where samples see each other, one stays alone.
 #[test]
 fn a_batch_that_counts_stays() {
     let dir = place("residual.bn.onnx");
-    let mean = ints(node("ReduceMean", "m", &["a.r"], &["a.m"]), "axes", &[0]);
+    let mean = node("ReduceMean", "m", &["a.r", "over"], &["a.m"]);
     let sum = node("Add", "q", &["a.r", "a.m"], &["a.q"]);
-    put(&dir, "fixed.onnx", &one_by_one(with(vec![mean, sum])));
+    let mut proto = one_by_one(with(vec![mean, sum]));
+    proto.graph.as_mut().unwrap().initializer.push(from_i64("over", &[1], &[0]));
+    put(&dir, "fixed.onnx", &proto);
     ok(&dir, &format!("train fixed.onnx --teacher fixed.onnx --loss mse=1 {RUN} -o out.onnx --report h.json"));
     let (batch, _, notes) = history(&dir);
     assert_eq!(batch, 1);

@@ -93,6 +93,8 @@ pub struct Fore<'a, 't> {
     pub batch_norms: BatchNorms,
     /// Some input depends on a trained tensor, or a parameter of the node is trained itself.
     pub trained: bool,
+    /// Per value: whether it depends on a trained tensor.
+    pub(super) depends: &'t [bool],
     pub(super) vars: &'t HashMap<crate::graph::ValueId, Var>,
     pub(super) saved: &'t mut Saved,
     /// New values of tensors that are not trained but follow: (tensor, value).
@@ -106,6 +108,12 @@ impl Fore<'_, '_> {
     /// When it is omitted or its shape is not known.
     pub fn x(&self, slot: usize) -> Answer<Var> {
         input(&self.cx, self.vars, slot)
+    }
+
+    /// Whether the input in a slot depends on a trained tensor.
+    pub fn moves(&self, slot: usize) -> bool {
+        let value = self.cx.graph.input(self.cx.id, slot);
+        value.and_then(|v| self.depends.get(v.0 as usize)).copied().unwrap_or(false)
     }
 
     /// Makes a value the node's output.

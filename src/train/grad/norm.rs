@@ -76,14 +76,15 @@ impl Gradient for BatchNormalization {
         if rank < 2 || f.t.dims(x).get(1) != Some(&c) {
             refuse!("{c} scales for an input of shape {:?}", f.t.dims(x));
         }
-        if !(3..5).all(|slot| is_stored(&f.cx, slot)) {
+        let by_batch = of_batch(&f.cx, f.batch_norms);
+        if (3..5).any(|slot| f.moves(slot) || (by_batch && !is_stored(&f.cx, slot))) {
             refuse!(
                 "its mean and variance are computed by other nodes (weight standardisation, say), and training takes those that \
                  are stored; `onnx-prune MODEL --fold-weights --ratio 0` computes such weights once"
             );
         }
         let (g, b) = (wide(f.t, gamma, rank)?, wide(f.t, beta, rank)?);
-        if !of_batch(&f.cx, f.batch_norms) {
+        if !by_batch {
             // A factor and a shift for each channel. The operator itself would do, but not every runtime takes one whose
             // parameters are no constants.
             let (mean, variance) = (f.x(3)?, f.x(4)?);
